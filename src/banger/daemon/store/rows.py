@@ -1,0 +1,48 @@
+"""What the store keeps, as values. A row is replaced whole, never edited in place."""
+
+from __future__ import annotations
+
+import msgspec
+
+from banger.api.models import VMSpec, VMState
+from banger.hypervisor.base import VMMHandle
+
+
+class Handles(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Every host resource one VM owns, written before the resource is made.
+
+    `vmm` is None while no VMM was started, or while one may have been started whose pid is not
+    known yet: then `launching` is true and reconcile looks for it by `run_dir`.
+    """
+
+    vm_dir: str
+    run_dir: str
+    address: str
+    mac: str
+    ssh_port: int
+    launching: bool = False
+    vmm: VMMHandle | None = None
+
+
+class VMRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One VM: what it should be, what it is, and what it holds on this host.
+
+    `host_boot_id` is /proc/sys/kernel/random/boot_id of the boot in which it was last started: a
+    handle from another boot means nothing. `guest_boot_id` is the guest kernel's own.
+    """
+
+    id: str
+    name: str
+    state: VMState
+    spec: VMSpec
+    image_id: str
+    kernel_id: str
+    handles: Handles
+    created_at: float
+    updated_at: float
+    started_at: float | None = None
+    host_boot_id: str | None = None
+    guest_boot_id: str | None = None
+    reason: str | None = None
+    ephemeral: bool = False
+    operation: str | None = None

@@ -1,0 +1,147 @@
+"""The only place that starts other programs.
+
+`run` waits for a tool and returns what it printed; `start_foreground` lends it the terminal;
+`spawn_detached` leaves it running. Each logs a command line that can be pasted into a shell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from banger.api.errors import ErrorCode, PermanentError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a program that ran to its end left: exit status (negative: killed by that signal)."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode(errors="replace")
+
+    def complaint(self) -> str:
+        """The last line of standard error, or the status: what a one-line error wants to say."""
+        lines = self.stderr.decode(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else f"exit status {self.status}"
+
+
+async def run(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    stdin: bytes | None = None,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    check: bool = True,
+    timeout: float | None = 60.0,
+) -> Result:
+    """Run `argv` to its end and return what it printed.
+
+    `env` replaces the environment. The child is in a process group of its own, which is killed when
+    `timeout` seconds have passed or the caller is cancelled, so nothing it started is left behind.
+    Raises PermanentError: tool_missing when there is no such program, tool_failed when `check` and
+    its status is not zero, or on timeout.
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    log.debug("run: %s", shlex.join(words))
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *words,
+            stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+        )
+    except FileNotFoundError:
+        raise tool_missing(words[0]) from None
+    try:
+        async with asyncio.timeout(timeout):
+            stdout, stderr = await process.communicate(stdin)
+    except TimeoutError:
+        raise PermanentError(
+            ErrorCode.TOOL_FAILED, f"{words[0]} did not finish within {timeout:g} s"
+        ) from None
+    finally:
+        if process.returncode is None:
+            await _kill_group(process)
+    result = Result(words, process.returncode or 0, stdout, stderr)
+    if check and result.status != 0:
+        log.warning("failed (%d): %s: %s", result.status, shlex.join(words), result.complaint())
+        raise PermanentError(
+            ErrorCode.TOOL_FAILED, f"{Path(words[0]).name} failed: {result.complaint()}"
+        )
+    return result
+
+
+def start_foreground(
+    argv: Sequence[str], *, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start `argv` on this process's own streams and terminal; the caller waits for it."""
+    try:
+        return subprocess.Popen(argv, env=env)
+    except FileNotFoundError:
+        raise tool_missing(argv[0]) from None
+
+
+def spawn_detached(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    env: Mapping[str, str] | None = None,
+    log_file: Path,
+    pass_fds: Sequence[int] = (),
+) -> int:
+    """Start `argv` in a session of its own, output appended to `log_file`; return its pid.
+
+    The child outlives this process and is not waited for.
+    """
+    log.debug("spawn: %s", shlex.join(os.fspath(word) for word in argv))
+    with log_file.open("ab") as sink:
+        try:
+            child = subprocess.Popen(
+                argv,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,
+                pass_fds=pass_fds,
+                cwd="/",
+            )
+        except FileNotFoundError:
+            raise tool_missing(os.fspath(argv[0])) from None
+    pid = child.pid
+    # Not ours to wait for: without this Popen warns about a child that is still running.
+    child.returncode = 0
+    return pid
+
+
+def tool_missing(program: str) -> PermanentError:
+    """The error for a program that is not installed."""
+    return PermanentError(
+        ErrorCode.TOOL_MISSING,
+        f"{program} is not installed",
+        hint="run ./scripts/quickstart, or install it and check with: banger doctor",
+    )
+
+
+async def _kill_group(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await asyncio.shield(process.wait())

@@ -1,0 +1,4 @@
+"""Images and kernels: building them from a recipe, where they are kept, how they are verified.
+
+Imports host and api.
+"""

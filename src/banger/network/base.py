@@ -1,0 +1,22 @@
+"""The contract between the daemon and a way of connecting guests."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class GuestNetwork(msgspec.Struct, frozen=True, kw_only=True):
+    """The guest's own view: what its network configuration files say. `address` is plain IPv4."""
+
+    mac: str
+    address: str
+    prefix: int
+    gateway: str
+    dns: tuple[str, ...]
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a guest's service is reached from the host."""
+
+    host: str
+    port: int
