@@ -61,7 +61,10 @@ class VMSpec(Model, frozen=True):
 
 
 class CreateVM(Request, frozen=True):
-    """Body of `POST /v1/vms`. What is left out comes from the configuration, then the host."""
+    """Body of `POST /v1/vms`. What is left out comes from the configuration, then the host.
+
+    With `holder_pid` the VM is deleted when that process ends, however it ends.
+    """
 
     name: Name | None = None
     image: Name | None = None
@@ -72,7 +75,7 @@ class CreateVM(Request, frozen=True):
     nat: bool = False
     ports: tuple[PortForward, ...] = ()
     start: bool = True
-    ephemeral: bool = False
+    holder_pid: Annotated[int, Meta(ge=1)] | None = None
 
 
 class UpdateVM(Request, frozen=True):
@@ -124,7 +127,7 @@ class VM(Model, frozen=True):
     accelerator: str | None = None
     boot_id: str | None = None
     reason: str | None = None
-    ephemeral: bool = False
+    holder_pid: int | None = None
     operation: str | None = None
     allocated_bytes: int | None = None
 
@@ -177,7 +180,7 @@ class Operation(Model, frozen=True):
 
 
 class BuildImage(Request, frozen=True):
-    """Body of `POST /v1/images/build`. `recipe` is TOML text; without it the built-in one of `name`."""
+    """Body of `POST /v1/images/build`: a recipe as TOML text, or the built-in one of `name`."""
 
     name: Name | None = None
     recipe: str | None = None
@@ -228,7 +231,7 @@ class DaemonStatus(Model, frozen=True):
 class CheckStatus(StrEnum):
     """Verdict of one doctor check; only FAIL makes `banger doctor` exit non-zero."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105
     WARN = "warn"
     FAIL = "fail"
 

@@ -105,7 +105,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hypervisor(Protocol):
-    """One VMM program. Methods may be called for different VMs at once, for one VM one at a time."""
+    """One VMM program. Calls for different VMs may overlap; calls for one VM do not."""
 
     async def capabilities(self) -> Capabilities:
         """What a VM started now would get. Raises PermanentError(hypervisor_missing)."""
@@ -137,7 +137,7 @@ class Hypervisor(Protocol):
         """
 
     async def terminate(self, handle: VMMHandle, timeout: float) -> None:
-        """End the VMM without the guest's consent, disk images closed; kill it after `timeout` s."""
+        """End the VMM without asking the guest, disk images closed; kill it after `timeout` s."""
 
     async def kill(self, handle: VMMHandle, signal: int) -> None:
         """Send `signal` to exactly that process; after SIGKILL, return when it is gone."""

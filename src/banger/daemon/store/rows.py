@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from banger.api.models import VMSpec, VMState
+from banger.host.process import ProcessRef
 from banger.hypervisor.base import VMMHandle
 
 
@@ -44,5 +45,5 @@ class VMRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     host_boot_id: str | None = None
     guest_boot_id: str | None = None
     reason: str | None = None
-    ephemeral: bool = False
+    holder: ProcessRef | None = None
     operation: str | None = None

@@ -1,0 +1,1 @@
+"""What survives the daemon: SQLite with numbered, forward-only migrations.."""

@@ -1,0 +1,87 @@
+"""Processes by identity: a pid together with its start time, because pids are reused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+
+class ProcessRef(msgspec.Struct, frozen=True, kw_only=True):
+    """One process, for ever. `start_time` is field 22 of proc_pid_stat(5): ticks since boot."""
+
+    pid: int
+    start_time: int
+
+
+def reference(pid: int) -> ProcessRef | None:
+    """The process that has `pid` now; None when there is none, or only a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    # The command name is in parentheses and may itself hold spaces and parentheses.
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    state, start_time = fields[0], int(fields[19])
+    return None if state in (b"Z", b"X") else ProcessRef(pid=pid, start_time=start_time)
+
+
+def alive(process: ProcessRef) -> bool:
+    """Whether exactly that process still runs; a zombie does not."""
+    return reference(process.pid) == process
+
+
+def send_signal(process: ProcessRef, number: int) -> bool:
+    """Send signal `number` to exactly that process; False when it is gone.
+
+    The pidfd pins the process before its identity is checked, so a reused pid is never hit.
+    """
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not alive(process):
+            return False
+        signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def on_exit(process: ProcessRef, callback: Callable[[], None]) -> Callable[[], None]:
+    """Call `callback` once from the running event loop when `process` has ended; costs no CPU.
+
+    Returns a function that takes the watch back. A process that is gone already is reported too.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        handle = loop.call_soon(callback)
+        return handle.cancel
+    if not alive(process):
+        os.close(descriptor)
+        handle = loop.call_soon(callback)
+        return handle.cancel
+    watching = True
+
+    def stop() -> None:
+        nonlocal watching
+        if watching:
+            watching = False
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+
+    def ended() -> None:
+        stop()
+        callback()
+
+    loop.add_reader(descriptor, ended)
+    return stop
