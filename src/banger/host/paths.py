@@ -40,6 +40,11 @@ class Paths:
         return self.state / "vms"
 
     @property
+    def failed_consoles(self) -> Path:
+        """Console logs of VMs that never came up and were taken back."""
+        return self.state / "failed"
+
+    @property
     def images(self) -> Path:
         return self.state / "images"
 

@@ -1,0 +1,147 @@
+"""Images and kernels for the API and for the VMs: building, finding, and what may be deleted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from pathlib import Path
+
+from banger.api.errors import CallerError, ErrorCode
+from banger.api.models import BuildImage, Image, Kernel, Operation
+from banger.daemon.operations import Operations, Progress
+from banger.daemon.store import Store
+from banger.guest import initramfs
+from banger.host.paths import Paths
+from banger.image.build import build_image
+from banger.image.kernels import KernelFiles, KernelStore
+from banger.image.recipe import Recipe, builtin_recipe, is_builtin, parse_recipe
+from banger.image.store import ImageFiles, ImageStore
+
+
+class Images:
+    """Implements the image and kernel part of the API; VMs get their files through it too."""
+
+    def __init__(self, paths: Paths, store: Store, operations: Operations) -> None:
+        self._paths = paths
+        self._store = store
+        self._operations = operations
+        self._images = ImageStore(paths)
+        self._kernels = KernelStore(paths)
+        self._building: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def list(self) -> list[Image]:
+        return await asyncio.to_thread(self._images.list)
+
+    async def show(self, name: str) -> Image:
+        return (await asyncio.to_thread(self._images.get, name)).image
+
+    async def kernels(self) -> list[Kernel]:
+        return await asyncio.to_thread(self._kernels.list)
+
+    async def kernel(self, name: str) -> Kernel:
+        return (await self.kernel_files(name)).kernel
+
+    async def by_id(self, image_id: str) -> ImageFiles:
+        """The files of an image, its content verified. Raises PermanentError(image_corrupt)."""
+        return await asyncio.to_thread(self._images.by_id, image_id)
+
+    async def kernel_files(self, ref: str) -> KernelFiles:
+        return await asyncio.to_thread(self._kernels.get, ref)
+
+    async def initramfs(self, kernel_id: str) -> Path:
+        """The shared initial RAM file system for a kernel, built once per version of its parts."""
+        kernel = await self.kernel_files(kernel_id)
+        name = f"{kernel.kernel.id}-{initramfs.fingerprint()}.cpio"
+        path = self._paths.cache / "initramfs" / name
+        async with self._building[name]:
+            if not path.exists():
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                await asyncio.to_thread(initramfs.build_initramfs, kernel.modules, path)
+
+        return path
+
+    async def resolve(self, name: str, progress: Progress) -> Image:
+        """The image called `name`; one that banger has a recipe for is built when missing."""
+        if is_builtin(name) and not await self._exists(name):
+            await self._build(builtin_recipe(name), progress, again=False)
+
+        return await self.show(name)
+
+    async def build(self, request: BuildImage) -> Operation:
+        """Build an image from the request's recipe, or from the built-in one of that name.
+
+        Raises CallerError: name_taken without `force`, invalid_request for a bad recipe.
+        """
+        recipe = _recipe(request)
+        if not request.force and await self._exists(recipe.name):
+            raise CallerError(
+                ErrorCode.NAME_TAKEN,
+                f"image {recipe.name} exists already",
+                hint=f"rebuild it with: banger image build {recipe.name} --force",
+            )
+
+        async def body(progress: Progress) -> None:
+            await self._build(recipe, progress, again=request.force)
+
+        return await self._operations.start(
+            "image.build", body, target=None, target_name=recipe.name
+        )
+
+    async def delete(self, name: str) -> Operation:
+        """Delete an image that no VM uses. Raises CallerError: unknown_image, image_in_use."""
+        image = await self.show(name)
+        users = await self._users(image.id)
+        if users:
+            raise CallerError(
+                ErrorCode.IMAGE_IN_USE,
+                f"image {name} is in use by {', '.join(users)}",
+                hint="delete those VMs first: banger vm delete NAME",
+            )
+
+        async def body(progress: Progress) -> None:
+            progress.stage("delete")
+            await asyncio.to_thread(self._images.delete, name)
+            await self.prune()
+
+        return await self._operations.start("image.delete", body, target=image.id, target_name=name)
+
+    async def prune(self) -> None:
+        """Remove what nothing refers to: images that were rebuilt, kernels without an image."""
+        rows = await self._store.vms()
+        await asyncio.to_thread(self._images.prune, {row.image_id for row in rows})
+        kernels = {row.kernel_id for row in rows} | {image.kernel for image in await self.list()}
+        await asyncio.to_thread(self._kernels.prune, kernels)
+
+    async def _build(self, recipe: Recipe, progress: Progress, *, again: bool) -> None:
+        async with self._building[recipe.name]:
+            # Whoever waited for another build of the same image has what it wanted.
+            if not again and await self._exists(recipe.name):
+                return
+
+            await build_image(
+                recipe,
+                self._images,
+                self._kernels,
+                self._paths.cache,
+                progress.stage,
+            )
+
+    async def _exists(self, name: str) -> bool:
+        return any(image.name == name for image in await self.list())
+
+    async def _users(self, image_id: str) -> list[str]:
+        return [row.name for row in await self._store.vms() if row.image_id == image_id]
+
+
+def _recipe(request: BuildImage) -> Recipe:
+    if request.recipe is not None:
+        return parse_recipe(request.recipe)
+
+    if request.name is None:
+        raise CallerError(
+            ErrorCode.INVALID_REQUEST,
+            "neither a recipe nor an image name was given",
+            hint="banger image build debian-bookworm",
+        )
+
+    return builtin_recipe(request.name)

@@ -1,0 +1,119 @@
+"""Addresses and host ports: chosen here, made unique by the store.
+
+A choice is a guess until the store has accepted it: of two creations that pick the same port at the
+same moment one is refused by the table's constraint and picks again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from banger.api.errors import CallerError, ErrorCode, TransientError
+from banger.api.models import PortForward
+from banger.daemon.store import Lease, LeaseTaken, Store
+from banger.daemon.store.rows import Handles, VMRow
+from banger.daemon.vms.machine import Machine, Site
+from banger.host.config import Config
+from banger.network.usermode import UserNetwork, pick_port, port_free
+
+SSH_HOST = "127.0.0.1"
+
+# Creations that run side by side may collide in their choices, but hardly this often.
+ATTEMPTS = 100
+
+
+def port_lease(host_ip: str, port: int, protocol: str) -> Lease:
+    return Lease(kind="port", value=f"{protocol}/{host_ip}:{port}")
+
+
+def leases_of(handles: Handles, ports: Sequence[PortForward]) -> list[Lease]:
+    """All that a VM with these handles and published ports holds exclusively."""
+    return [
+        Lease(kind="address", value=handles.address),
+        port_lease(SSH_HOST, handles.ssh_port, "tcp"),
+        *(port_lease(port.host_ip, port.host_port, port.protocol) for port in ports),
+    ]
+
+
+def require_free(forward: PortForward) -> None:
+    """Raise CallerError(port_taken) when some program on the host listens there already."""
+    if not port_free(forward.host_ip, forward.host_port, forward.protocol):
+        raise taken(forward)
+
+
+def taken(forward: PortForward) -> CallerError:
+    return CallerError(
+        ErrorCode.PORT_TAKEN,
+        f"host port {forward.host_ip}:{forward.host_port}/{forward.protocol} is in use",
+        hint="publish another one with -p, or see who has it: ss -ltnup",
+    )
+
+
+async def insert(site: Site, row: VMRow) -> VMRow:
+    """Store `row` under a free address and ssh port; return it as stored.
+
+    Raises CallerError: name_taken, or port_taken for a published port another VM holds.
+    """
+    for _attempt in range(ATTEMPTS):
+        handles = await _choose(site.store, site.network, site.config, row.handles)
+        candidate = msgspec.structs.replace(row, handles=handles)
+        try:
+            await site.store.insert_vm(candidate, leases_of(handles, row.spec.ports))
+        except LeaseTaken as error:
+            _refuse_if_published(error.lease, row.spec.ports)
+            continue
+
+        return candidate
+
+    raise TransientError(
+        ErrorCode.VM_BUSY, "found no free address and port", hint="repeat the command"
+    )
+
+
+async def move_ssh_port(machine: Machine) -> None:
+    """Give `machine` another ssh port, because a stranger listens on its own."""
+    site, row = machine.site, machine.row
+    for _attempt in range(ATTEMPTS):
+        port = pick_port(site.config.network.ssh_ports, await _ports_taken(site.store))
+        handles = msgspec.structs.replace(row.handles, ssh_port=port)
+        try:
+            await site.store.set_leases(row.id, leases_of(handles, row.spec.ports))
+        except LeaseTaken:
+            continue
+
+        await machine.record(handles=handles)
+        return
+
+    raise TransientError(ErrorCode.VM_BUSY, "found no free ssh port", hint="repeat the command")
+
+
+async def set_ports(machine: Machine, ports: Sequence[PortForward]) -> None:
+    """Hold `ports` instead of what the VM publishes now. Raises CallerError(port_taken)."""
+    try:
+        await machine.site.store.set_leases(machine.row.id, leases_of(machine.row.handles, ports))
+    except LeaseTaken as error:
+        _refuse_if_published(error.lease, ports)
+        raise
+
+
+def _refuse_if_published(lease: Lease, ports: Sequence[PortForward]) -> None:
+    for port in ports:
+        if port_lease(port.host_ip, port.host_port, port.protocol) == lease:
+            raise taken(port)
+
+
+async def _choose(store: Store, network: UserNetwork, config: Config, handles: Handles) -> Handles:
+    address = network.pick_address(await store.leases("address"))
+    port = pick_port(config.network.ssh_ports, await _ports_taken(store))
+    return msgspec.structs.replace(handles, address=address, ssh_port=port)
+
+
+async def _ports_taken(store: Store) -> set[int]:
+    prefix = f"tcp/{SSH_HOST}:"
+    return {
+        int(value.removeprefix(prefix))
+        for value in await store.leases("port")
+        if value.startswith(prefix)
+    }
