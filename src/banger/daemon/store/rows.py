@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from banger.api.models import VMSpec, VMState
+from banger.api.errors import ErrorBody
+from banger.api.models import Operation, OperationState, VMSpec, VMState
 from banger.host.process import ProcessRef
 from banger.hypervisor.base import VMMHandle
 
@@ -47,3 +48,21 @@ class VMRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str | None = None
     holder: ProcessRef | None = None
     operation: str | None = None
+
+
+def ended(
+    operation: Operation, state: OperationState, now: float, error: ErrorBody | None = None
+) -> Operation:
+    """`operation` as it is once it has ended at `now`, the stage under way ended with it."""
+    return msgspec.structs.replace(
+        operation,
+        state=state,
+        finished_at=now,
+        stages=tuple(
+            stage
+            if stage.finished_at is not None
+            else msgspec.structs.replace(stage, finished_at=now)
+            for stage in operation.stages
+        ),
+        error=error,
+    )
