@@ -61,9 +61,15 @@ class ErrorCode(StrEnum):
     STATE_CORRUPT = "state_corrupt"
     DAEMON_UNREACHABLE = "daemon_unreachable"
     DAEMON_START_FAILED = "daemon_start_failed"
+    SSH_FAILED = "ssh_failed"
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
     INTERNAL = "internal"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ErrorCode:
+        # A newer daemon may know codes that this client does not.
+        return cls.INTERNAL
 
 
 class ErrorBody(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -212,6 +212,13 @@ class Kernel(Model, frozen=True):
     source: str = ""
 
 
+class DaemonVersion(Model, frozen=True):
+    """`GET /v1/version`: which banger serves the socket, and as which process."""
+
+    version: str
+    pid: int
+
+
 class DaemonStatus(Model, frozen=True):
     """`GET /v1/status`: the daemon itself."""
 
