@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import shlex
@@ -18,6 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from banger.api.errors import ErrorCode, PermanentError
+from banger.host.files import disk_full
+
+# e2fsprogs lives there, and Debian leaves them out of an ordinary user's PATH.
+_SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+_NO_SPACE = (os.strerror(errno.ENOSPC).encode(), os.strerror(errno.EDQUOT).encode())
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +40,11 @@ class Result:
     @property
     def text(self) -> str:
         return self.stdout.decode(errors="replace")
+
+    @property
+    def found_disk_full(self) -> bool:
+        """Whether it said that a disk or a quota is used up."""
+        return any(words in self.stderr + self.stdout for words in _NO_SPACE)
 
     def complaint(self) -> str:
         """The last line of standard error, or the status: what a one-line error wants to say."""
@@ -52,12 +63,17 @@ async def run(
 ) -> Result:
     """Run `argv` to its end and return what it printed.
 
-    `env` replaces the environment. The child is in a process group of its own, which is killed when
-    `timeout` seconds have passed or the caller is cancelled, so nothing it started is left behind.
+    `env` replaces the environment, which is banger's own with messages in English. The child is in
+    a process group of its own, which is killed when `timeout` seconds have passed or the caller is
+    cancelled, so nothing it started is left behind.
     Raises PermanentError: tool_missing when there is no such program, tool_failed when `check` and
-    its status is not zero, or on timeout.
+    its status is not zero (insufficient_disk when that is why), or on timeout.
     """
-    words = tuple(os.fspath(word) for word in argv)
+    if env is None:
+        env = os.environ | {"LC_ALL": "C.UTF-8"}
+
+    program, *arguments = (os.fspath(word) for word in argv)
+    words = (require(program, env.get("PATH")), *arguments)
     log.debug("run: %s", shlex.join(words))
     try:
         process = await asyncio.create_subprocess_exec(
@@ -84,6 +100,9 @@ async def run(
     result = Result(words, process.returncode or 0, stdout, stderr)
     if check and result.status != 0:
         log.warning("failed (%d): %s: %s", result.status, shlex.join(words), result.complaint())
+        if result.found_disk_full:
+            raise disk_full(f"running {Path(words[0]).name}")
+
         raise PermanentError(
             ErrorCode.TOOL_FAILED, f"{Path(words[0]).name} failed: {result.complaint()}"
         )
@@ -132,6 +151,25 @@ def spawn_detached(
     return pid
 
 
+def locate(program: str, path: str | None = None) -> str | None:
+    """The file that `program` names, searched in `path` ($PATH) and the system directories."""
+    if "/" in program:
+        return program if _executable(program) else None
+
+    directories = (os.environ.get("PATH", os.defpath) if path is None else path).split(":")
+    candidates = (os.path.join(where, program) for where in (*directories, *_SYSTEM_DIRECTORIES))  # noqa: PTH118
+    return next(filter(_executable, candidates), None)
+
+
+def require(program: str, path: str | None = None) -> str:
+    """Like `locate`; raises PermanentError(tool_missing) when there is no such program."""
+    found = locate(program, path)
+    if found is None:
+        raise tool_missing(program)
+
+    return found
+
+
 def tool_missing(program: str) -> PermanentError:
     """The error for a program that is not installed."""
     return PermanentError(
@@ -139,6 +177,10 @@ def tool_missing(program: str) -> PermanentError:
         f"{program} is not installed",
         hint="run ./scripts/quickstart, or install it and check with: banger doctor",
     )
+
+
+def _executable(file: str) -> bool:
+    return os.path.isfile(file) and os.access(file, os.X_OK)  # noqa: PTH113
 
 
 async def _kill_group(process: asyncio.subprocess.Process) -> None:
