@@ -1,0 +1,204 @@
+"""Bad input and bad hosts: one clear line, a hint, a stable code, and nothing created."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.e2e.conftest import Installer
+from tests.e2e.harness import Banger, Outcome, installation
+
+CREATE = ("vm", "create", "--no-start")
+
+
+def refused(banger: Banger, code: str, *args: str) -> Outcome:
+    """Run a command that must be refused with `code`; check everything a refusal promises."""
+    told = banger.run(*args)
+    assert told.status not in (0, -1), told
+    lines = told.complaint.splitlines()
+    assert len(lines) <= 2, told
+    assert "Traceback" not in told.complaint
+    assert any("hint" in line for line in lines), told
+
+    machine = banger.run(*_with_json(args))
+    error = json.loads(machine.stdout or machine.stderr)["error"]
+    assert error["code"] == code, error
+    assert error["hint"], error
+    assert machine.status == told.status
+    assert error["message"] in told.complaint
+    return told
+
+
+def _with_json(args: tuple[str, ...]) -> tuple[str, ...]:
+    if "--" in args:
+        split = args.index("--")
+        return (*args[:split], "--json", *args[split:])
+
+    return (*args, "--json")
+
+
+@pytest.fixture(scope="module")
+def home(images: Path) -> Iterator[Banger]:
+    """Shared by refusals: since nothing is ever created, none can see another's traces."""
+    with installation(images) as banger:
+        banger.ok(*CREATE, "--name", "taken")
+        yield banger
+
+
+BAD_NAMES = ["Upper", "under_score", "-dash", "dash-", "a" * 64, "dot.ted", "sp ace", "ünïcode", ""]
+BAD_SIZES = ["0", "-1", "lots", "1.5G", "512X", "99999999999999999999G", ""]
+
+TABLE = [
+    *[("invalid_name", *CREATE, f"--name={name}") for name in BAD_NAMES],
+    *[("invalid_size", *CREATE, f"--memory={size}") for size in BAD_SIZES],
+    *[("invalid_size", *CREATE, f"--disk-size={size}") for size in BAD_SIZES],
+    ("invalid_size", *CREATE, "--memory", "1M"),
+    ("invalid_size", *CREATE, "--disk-size", "1K"),
+    ("insufficient_memory", "vm", "run", "--memory", "4T", "--", "true"),
+    ("insufficient_disk", *CREATE, "--disk-size", "900T"),
+    ("invalid_request", *CREATE, "--vcpu", "0"),
+    ("invalid_request", *CREATE, "--vcpu", "1000"),
+    ("unknown_image", *CREATE, "--image", "nosuch"),
+    ("disk_too_small", *CREATE, "--root-size", "64M"),
+    ("name_taken", *CREATE, "--name", "taken"),
+    ("unknown_vm", "vm", "show", "nosuch"),
+    ("unknown_vm", "vm", "start", "nosuch"),
+    ("unknown_vm", "vm", "delete", "nosuch"),
+    ("unknown_vm", "vm", "ssh", "nosuch", "--", "true"),
+    ("vm_not_running", "vm", "ssh", "taken", "--", "true"),
+    ("unknown_image", "image", "show", "nosuch"),
+    ("unknown_image", "image", "delete", "nosuch"),
+    ("unknown_image", "image", "build", "nosuch"),
+    ("unknown_kernel", "kernel", "show", "nosuch"),
+    ("invalid_request", *CREATE, "-p", "80"),
+    ("invalid_request", *CREATE, "-p", "70000:80"),
+    ("invalid_request", *CREATE, "-p", "0:80"),
+    ("disk_too_small", "vm", "set", "taken", "--disk-size", "64M"),
+    ("invalid_name", "vm", "set", "taken", "--name", "Not_A_Name"),
+]
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: " ".join(row)[:60])
+def test_bad_input_is_refused_and_creates_nothing(home: Banger, row: tuple[str, ...]) -> None:
+    before = home.json("vm", "list")
+
+    refused(home, *row)
+
+    assert home.json("vm", "list") == before
+    assert len(list((home.state_dir / "vms").iterdir())) == len(before)
+
+
+def test_an_ambiguous_prefix_names_the_candidates(banger: Banger) -> None:
+    # Seventeen ids of hexadecimal digits share a first digit at least once.
+    for number in range(17):
+        banger.ok(*CREATE, "--name", f"vm-{number}")
+
+    ids = [vm["id"] for vm in banger.json("vm", "list")]
+    prefix = next(vm_id[0] for vm_id in ids if sum(i[0] == vm_id[0] for i in ids) > 1)
+
+    refused(banger, "ambiguous_vm", "vm", "show", prefix)
+
+
+def test_a_published_port_that_is_taken_is_refused(banger: Banger) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+
+        refused(banger, "port_taken", "vm", "run", "-p", f"{port}:80", "--", "true")
+
+    assert banger.json("vm", "list") == []
+    assert banger.leftovers() == []
+
+
+def test_two_vms_cannot_publish_the_same_port(banger: Banger) -> None:
+    banger.ok(*CREATE, "--name", "first", "-p", "18080:80")
+
+    refused(banger, "port_taken", *CREATE, "--name", "second", "-p", "18080:81")
+
+    assert [vm["name"] for vm in banger.json("vm", "list")] == ["first"]
+
+
+@pytest.mark.parametrize("text", ["not toml [", "[vm]\nmemroy = '1G'\n", "[vm]\nmemory = 'lots'\n"])
+def test_a_corrupt_config_is_refused(install: Installer, text: str) -> None:
+    banger = install()
+    config = banger.home / "config.toml"
+    config.write_text(text)
+    try:
+        refused(banger, "config_invalid", "vm", "list")
+    finally:
+        config.unlink()
+
+    assert banger.json("vm", "list") == []
+
+
+def test_a_missing_qemu_is_named(install: Installer, tmp_path: Path) -> None:
+    for directory in os.environ["PATH"].split(":"):
+        if Path(directory).is_dir():
+            for tool in Path(directory).iterdir():
+                link = tmp_path / tool.name
+                if not tool.name.startswith("qemu-system") and not link.is_symlink():
+                    link.symlink_to(tool)
+
+    banger = install({"PATH": str(tmp_path)})
+
+    told = refused(banger, "hypervisor_missing", "vm", "run", "--", "true")
+
+    assert "qemu" in told.complaint
+    assert banger.json("vm", "list") == []
+    assert banger.run("doctor").status != 0
+
+
+def test_a_socket_directory_open_to_others_is_refused(banger: Banger) -> None:
+    banger.run_dir.mkdir(mode=0o700, exist_ok=True)
+    banger.run_dir.chmod(0o755)
+    try:
+        refused(banger, "socket_insecure", "vm", "list")
+        assert not banger.socket.exists()
+    finally:
+        banger.run_dir.chmod(0o700)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what belongs to somebody else")
+def test_a_socket_directory_of_somebody_elses_is_refused(banger: Banger) -> None:
+    banger.run_dir.mkdir(mode=0o700, exist_ok=True)
+    os.chown(banger.run_dir, 12345, 12345)
+    try:
+        refused(banger, "socket_insecure", "vm", "list")
+    finally:
+        os.chown(banger.run_dir, 0, 0)
+
+
+def test_a_socket_directory_that_is_a_link_is_refused(banger: Banger, tmp_path: Path) -> None:
+    if banger.run_dir.exists():
+        shutil.rmtree(banger.run_dir)
+
+    banger.run_dir.symlink_to(tmp_path)
+    try:
+        refused(banger, "socket_insecure", "vm", "list")
+    finally:
+        banger.run_dir.unlink()
+
+
+def test_a_running_vm_refuses_what_only_a_stopped_one_can_do(shared: Banger) -> None:
+    refused(shared, "vm_running", "vm", "set", "box", "--memory", "2G")
+
+
+def test_a_corrupt_image_is_not_booted(install: Installer) -> None:
+    banger = install()
+    rootfs = next((banger.state_dir / "images").rglob("rootfs.ext4"))
+    size = rootfs.stat().st_size
+    rootfs.unlink()
+    with rootfs.open("wb") as file:
+        file.truncate(size)
+
+    told = banger.run("vm", "run", "--", "true")
+
+    assert told.status != 0
+    assert "Traceback" not in told.complaint
+    assert banger.leftovers() == []
