@@ -41,6 +41,7 @@ class ErrorCode(StrEnum):
     AMBIGUOUS_VM = "ambiguous_vm"
     NAME_TAKEN = "name_taken"
     PORT_TAKEN = "port_taken"
+    NETWORK_EXHAUSTED = "network_exhausted"
     VM_BUSY = "vm_busy"
     VM_RUNNING = "vm_running"
     VM_NOT_RUNNING = "vm_not_running"
