@@ -74,7 +74,7 @@ require_host() {
   family=" $(sed -n 's/^ID\(_LIKE\)\?=//p' "${BANGER_OS_RELEASE:-/etc/os-release}" 2>/dev/null | tr -d '"' | tr '\n' ' ') " ||
     die "this is not a Debian or Ubuntu system" "there is no /etc/os-release to say what it is"
   [[ $family == *" debian "* || $family == *" ubuntu "* ]] ||
-    die "set-up knows Debian and Ubuntu, this is${family% }" \
+    die "set-up knows Debian and Ubuntu, this is $(xargs <<<"$family")" \
       "install these by hand and run it on Debian or Ubuntu: ${runtime_packages[*]}"
 }
 

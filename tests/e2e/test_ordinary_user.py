@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
 import subprocess
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from tests.e2e.harness import REPOSITORY
 
@@ -35,7 +37,11 @@ def _discard() -> None:
     except KeyError:
         return
 
-    subprocess.run(["pkill", "-KILL", "-U", str(uid)], check=False)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.uids().real == uid:
+                process.kill()
+
     subprocess.run(["userdel", "--remove", "--force", USER], check=True, capture_output=True)
     shutil.rmtree(f"/tmp/banger-{uid}", ignore_errors=True)
 

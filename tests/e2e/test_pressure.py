@@ -60,7 +60,7 @@ def _mount(mounts: ExitStack, directory: Path, *options: str) -> None:
     if done.returncode != 0:
         pytest.skip("this container may not mount anything")
 
-    mounts.callback(subprocess.run, ["umount", "--lazy", directory], check=True)
+    mounts.callback(lambda: subprocess.run(["umount", "--lazy", directory], check=True))
 
 
 def _fill(directory: Path) -> Path:
