@@ -14,7 +14,7 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,9 @@ from banger.host.files import disk_full
 # e2fsprogs lives there, and Debian leaves them out of an ordinary user's PATH.
 _SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 _NO_SPACE = (os.strerror(errno.ENOSPC).encode(), os.strerror(errno.EDQUOT).encode())
+
+# Far beyond what any tool prints, because a longer one is an error in asyncio's reader.
+_LONGEST_LINE = 2**20
 
 log = logging.getLogger(__name__)
 
@@ -60,12 +63,14 @@ async def run(
     cwd: Path | None = None,
     check: bool = True,
     timeout: float | None = 60.0,
+    on_line: Callable[[str], None] | None = None,
 ) -> Result:
     """Run `argv` to its end and return what it printed.
 
     `env` replaces the environment, which is banger's own with messages in English. The child is in
     a process group of its own, which is killed when `timeout` seconds have passed or the caller is
-    cancelled, so nothing it started is left behind.
+    cancelled, so nothing it started is left behind. `on_line` hears every line of standard error
+    as it comes.
     Raises PermanentError: tool_missing when there is no such program, tool_failed when `check` and
     its status is not zero (insufficient_disk when that is why), or on timeout.
     """
@@ -84,12 +89,13 @@ async def run(
             env=env,
             cwd=cwd,
             start_new_session=True,
+            limit=_LONGEST_LINE,
         )
     except FileNotFoundError:
         raise tool_missing(words[0]) from None
     try:
         async with asyncio.timeout(timeout):
-            stdout, stderr = await process.communicate(stdin)
+            stdout, stderr = await _converse(process, stdin, on_line)
     except TimeoutError:
         raise PermanentError(
             ErrorCode.TOOL_FAILED, f"{words[0]} did not finish within {timeout:g} s"
@@ -181,6 +187,42 @@ def tool_missing(program: str) -> PermanentError:
 
 def _executable(file: str) -> bool:
     return os.path.isfile(file) and os.access(file, os.X_OK)  # noqa: PTH113
+
+
+async def _converse(
+    process: asyncio.subprocess.Process, stdin: bytes | None, on_line: Callable[[str], None] | None
+) -> tuple[bytes, bytes]:
+    if on_line is None:
+        return await process.communicate(stdin)
+
+    assert process.stdout is not None
+    assert process.stderr is not None
+    stdout, stderr, _ = await asyncio.gather(
+        process.stdout.read(), _listen(process.stderr, on_line), _feed(process, stdin)
+    )
+    await process.wait()
+    return stdout, stderr
+
+
+async def _listen(stream: asyncio.StreamReader, on_line: Callable[[str], None]) -> bytes:
+    lines = []
+    async for line in stream:
+        lines.append(line)
+        on_line(line.decode(errors="replace").rstrip())
+
+    return b"".join(lines)
+
+
+async def _feed(process: asyncio.subprocess.Process, data: bytes | None) -> None:
+    if process.stdin is None or data is None:
+        return
+
+    # A program may end, or close its input, without having read all of it.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        process.stdin.write(data)
+        await process.stdin.drain()
+
+    process.stdin.close()
 
 
 async def _kill_group(process: asyncio.subprocess.Process) -> None:
