@@ -52,7 +52,7 @@ class Database:
 
     async def close(self) -> None:
         """Finish what was asked for and let go of the file; may be called twice."""
-        await self._submit(self._close)
+        await self._submit(self._finish)
         self._thread.shutdown()
 
     async def read(self, work: Work[T]) -> T:
@@ -80,6 +80,7 @@ class Database:
         # Made here and not by SQLite, which would use 0644; its -wal and -shm copy this mode.
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         os.close(os.open(self._path, flags, 0o600))
+        migrate.check_header(self._path)
         self._connection = sqlite3.connect(self._path, isolation_level=None)
         self._check(self._connection)
         for pragma in _PRAGMAS:
@@ -90,6 +91,11 @@ class Database:
         finding = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if finding != "ok":
             raise corrupt(self._path, finding)
+
+    def _finish(self) -> None:
+        self._close()
+        # The log's space is free now: the next daemon may need as much to open at all.
+        self._reserve.fill(margin=0)
 
     def _close(self) -> None:
         if self._connection is not None:

@@ -14,6 +14,8 @@ from banger.daemon.store.failures import corrupt, translated
 
 _FILE = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _DIRECTORY = Path(__file__).with_name("migrations")
+# https://www.sqlite.org/fileformat.html#the_database_header
+_MAGIC = b"SQLite format 3\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,16 @@ def migrate(database: sqlite3.Connection, path: Path, steps: tuple[Migration, ..
         _apply(database, step)
 
 
+def check_header(path: Path) -> None:
+    """Raise PermanentError(state_corrupt) unless `path` is empty or begins as a database does.
+
+    SQLite itself takes any file that is too short to be a database for an empty one.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_MAGIC)) not in (b"", _MAGIC):
+            raise corrupt(path, "it is not a database")
+
+
 def inspect(path: Path, steps: tuple[Migration, ...] | None = None) -> Inspection:
     """Say what opening `path` would do, without changing it or anything beside it."""
     steps = known() if steps is None else steps
@@ -64,6 +76,7 @@ def inspect(path: Path, steps: tuple[Migration, ...] | None = None) -> Inspectio
         return Inspection(Verdict.NEEDED, f"no database yet: {path} will be created")
     try:
         with translated(path):
+            check_header(path)
             missing = _inspect_file(path, steps)
     except PermanentError as error:
         return Inspection(Verdict.INCOMPATIBLE, error.message)

@@ -9,8 +9,8 @@ from pathlib import Path
 from banger.api.sizes import MIB
 
 SIZE = MIB
-# Taken back only when there is plenty: below this every byte is somebody's.
-_COMFORT = 64 * MIB
+# Left to others when the space is taken back while the daemon works.
+MARGIN = 16 * MIB
 
 
 class Reserve:
@@ -23,13 +23,13 @@ class Reserve:
         self._path = path
         self._held = path.exists() and path.stat().st_size == SIZE
 
-    def fill(self) -> None:
-        """Set the space aside, if it is not and the disk has room for it; never an error."""
+    def fill(self, margin: int = MARGIN) -> None:
+        """Set the space aside unless it is, or that leaves less than `margin` bytes; no error."""
         if self._held:
             return
         with contextlib.suppress(OSError):
             info = os.statvfs(self._path.parent)
-            if info.f_bavail * info.f_frsize < _COMFORT:
+            if info.f_bavail * info.f_frsize < SIZE + margin:
                 return
             self._allocate()
             self._held = True
