@@ -1,4 +1,4 @@
-"""An ordinary user of a machine that is set up: clone, quickstart, use. No privileges at all."""
+"""`./scripts/quickstart`, for real: as whoever runs the tests, and as an ordinary user."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from tests.e2e.harness import REPOSITORY
+from tests.e2e.harness import REPOSITORY, Banger
 
 USER = "banger-e2e"
 
@@ -54,6 +54,24 @@ def _as(user: pwd.struct_passwd, script: str) -> subprocess.CompletedProcess[str
         text=True,
         timeout=800,
     )
+
+
+def test_quickstart_ends_with_what_the_guest_said(banger: Banger) -> None:
+    done = subprocess.run(
+        [REPOSITORY / "scripts/quickstart"],
+        env=banger.env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+    assert done.returncode == 0, done.stderr
+    (answer,) = done.stdout.splitlines()
+    assert answer.startswith("Linux ")
+    assert "Debian" in answer
+    assert "banger vm run" in done.stderr
+    assert banger.leftovers() == []
 
 
 @pytest.mark.slow
