@@ -95,6 +95,14 @@ def test_with_nat_the_guest_reaches_the_outside(
     assert _reach(banger, "web", host_server) == GREETING
 
 
+def test_with_nat_the_resolver_is_the_networks(published: tuple[Banger, int]) -> None:
+    banger, _port = published
+    gateway = banger.sh("web", "ip -4 route show default").split()[2]
+
+    resolver = gateway.rsplit(".", 1)[0] + ".3"
+    assert f"nameserver {resolver}" in banger.sh("web", "cat /etc/resolv.conf")
+
+
 def test_egress_is_taken_away_and_given_back_by_set(
     published: tuple[Banger, int], host_server: int
 ) -> None:
