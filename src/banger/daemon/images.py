@@ -12,6 +12,7 @@ from banger.daemon.operations import Operations, Progress
 from banger.daemon.store import Store
 from banger.guest import initramfs
 from banger.host.paths import Paths
+from banger.host.threads import in_thread
 from banger.image.build import build_image
 from banger.image.kernels import KernelFiles, KernelStore
 from banger.image.recipe import Recipe, builtin_recipe, is_builtin, parse_recipe
@@ -30,23 +31,23 @@ class Images:
         self._building: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def list(self) -> list[Image]:
-        return await asyncio.to_thread(self._images.list)
+        return await in_thread(self._images.list)
 
     async def show(self, name: str) -> Image:
-        return (await asyncio.to_thread(self._images.get, name)).image
+        return (await in_thread(self._images.get, name)).image
 
     async def kernels(self) -> list[Kernel]:
-        return await asyncio.to_thread(self._kernels.list)
+        return await in_thread(self._kernels.list)
 
     async def kernel(self, name: str) -> Kernel:
         return (await self.kernel_files(name)).kernel
 
     async def by_id(self, image_id: str) -> ImageFiles:
         """The files of an image, its content verified. Raises PermanentError(image_corrupt)."""
-        return await asyncio.to_thread(self._images.by_id, image_id)
+        return await in_thread(self._images.by_id, image_id)
 
     async def kernel_files(self, ref: str) -> KernelFiles:
-        return await asyncio.to_thread(self._kernels.get, ref)
+        return await in_thread(self._kernels.get, ref)
 
     async def initramfs(self, kernel_id: str) -> Path:
         """The shared initial RAM file system for a kernel, built once per version of its parts."""
@@ -56,7 +57,7 @@ class Images:
         async with self._building[name]:
             if not path.exists():
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                await asyncio.to_thread(initramfs.build_initramfs, kernel.modules, path)
+                await in_thread(initramfs.build_initramfs, kernel.modules, path)
 
         return path
 
@@ -100,7 +101,7 @@ class Images:
 
         async def body(progress: Progress) -> None:
             progress.stage("delete")
-            await asyncio.to_thread(self._images.delete, name)
+            await in_thread(self._images.delete, name)
             await self.prune()
 
         return await self._operations.start("image.delete", body, target=image.id, target_name=name)
@@ -108,9 +109,9 @@ class Images:
     async def prune(self) -> None:
         """Remove what nothing refers to: images that were rebuilt, kernels without an image."""
         rows = await self._store.vms()
-        await asyncio.to_thread(self._images.prune, {row.image_id for row in rows})
+        await in_thread(self._images.prune, {row.image_id for row in rows})
         kernels = {row.kernel_id for row in rows} | {image.kernel for image in await self.list()}
-        await asyncio.to_thread(self._kernels.prune, kernels)
+        await in_thread(self._kernels.prune, kernels)
 
     async def _build(self, recipe: Recipe, progress: Progress, *, again: bool) -> None:
         async with self._building[recipe.name]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from banger.daemon.vms.keys import make_key, write_known_hosts
 from banger.daemon.vms.machine import Machine
 from banger.daemon.vms.steps import Step
-from banger.storage.files import remove_tree
+from banger.host.files import remove_tree
+from banger.host.threads import in_thread
 from banger.storage.workdisk import create_work_disk
 
 
@@ -20,7 +19,7 @@ class Directory:
         machine.vm_dir.mkdir(mode=0o700, parents=True)
 
     async def undo(self, machine: Machine) -> None:
-        await asyncio.to_thread(remove_tree, machine.vm_dir)
+        await in_thread(remove_tree, machine.vm_dir)
 
 
 class HostKey:

@@ -14,12 +14,13 @@ from banger.api.names import make_name
 from banger.daemon.operations import Progress
 from banger.daemon.store.rows import Handles, VMRow
 from banger.daemon.vms import leases, lifecycle
+from banger.daemon.vms.admission import admit
 from banger.daemon.vms.machine import Locks, Machine, Site
 from banger.daemon.vms.plan import resolve_spec
 from banger.daemon.vms.watch import Watch
 from banger.host.config import Defaults
 from banger.host.process import ProcessRef
-from banger.host.resources import check_disk, check_memory
+from banger.host.resources import check_disk
 from banger.network.usermode import mac_address
 
 # Room that creating a VM needs on the state directory's file system before its disks grow.
@@ -43,7 +44,7 @@ class Creation:
         progress.stage("resolve")
         image = await self._site.images.resolve(request.image or self._defaults.image, progress)
         spec = resolve_spec(request, self._defaults, image)
-        check_memory(spec.memory)
+        await admit(self._site, spec.memory)
         check_disk(self._site.paths.state, CREATE_ROOM)
         for port in spec.ports:
             leases.require_free(port)

@@ -10,8 +10,8 @@ import asyncio
 from pathlib import Path
 
 from banger.host import runner
+from banger.host.files import write_atomic
 from banger.host.paths import Paths, ensure_private
-from banger.storage.files import write_atomic
 
 
 async def make_key(path: Path, comment: str) -> None:

@@ -1,7 +1,8 @@
 """Addresses and host ports: chosen here, made unique by the store.
 
-A choice is a guess until the store has accepted it: of two creations that pick the same port at the
-same moment one is refused by the table's constraint and picks again.
+A choice is a guess until the store has accepted it: the table's constraint decides, and who was
+refused picks again. The reservation lock, held only for that moment, keeps creations that run side
+by side from picking the same.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from banger.network.usermode import UserNetwork, pick_port, port_free
 
 SSH_HOST = "127.0.0.1"
 
-# Creations that run side by side may collide in their choices, but hardly this often.
-ATTEMPTS = 100
+# A VM that takes the port a creation is about to take can only be one that moves its ssh port.
+ATTEMPTS = 5
 
 
 def port_lease(host_ip: str, port: int, protocol: str) -> Lease:
@@ -56,16 +57,17 @@ async def insert(site: Site, row: VMRow) -> VMRow:
 
     Raises CallerError: name_taken, or port_taken for a published port another VM holds.
     """
-    for _attempt in range(ATTEMPTS):
-        handles = await _choose(site.store, site.network, site.config, row.handles)
-        candidate = msgspec.structs.replace(row, handles=handles)
-        try:
-            await site.store.insert_vm(candidate, leases_of(handles, row.spec.ports))
-        except LeaseTaken as error:
-            _refuse_if_published(error.lease, row.spec.ports)
-            continue
+    async with site.reservation:
+        for _attempt in range(ATTEMPTS):
+            handles = await _choose(site.store, site.network, site.config, row.handles)
+            candidate = msgspec.structs.replace(row, handles=handles)
+            try:
+                await site.store.insert_vm(candidate, leases_of(handles, row.spec.ports))
+            except LeaseTaken as error:
+                _refuse_if_published(error.lease, row.spec.ports)
+                continue
 
-        return candidate
+            return candidate
 
     raise TransientError(
         ErrorCode.VM_BUSY, "found no free address and port", hint="repeat the command"

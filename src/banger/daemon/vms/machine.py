@@ -37,6 +37,7 @@ class Site:
     root_disks: RootDisk
     host_boot_id: str
     hook: Hook
+    reservation: asyncio.Lock
 
 
 class RowChanges(TypedDict, total=False):

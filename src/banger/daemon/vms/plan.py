@@ -40,13 +40,14 @@ def resolve_spec(request: CreateVM, defaults: Defaults, image: Image) -> VMSpec:
     )
 
 
-def guest_config(machine: Machine, authorized_key: str) -> GuestConfig:
+def guest_config(machine: Machine, image: Image, authorized_key: str) -> GuestConfig:
     """The files this VM's guest gets at its next boot."""
-    row, network = machine.row, machine.site.network.guest(machine.row.handles.address)
+    row = machine.row
+    network = machine.site.network.guest(row.handles.address, row.handles.mac, nat=row.spec.nat)
     return GuestConfig(
         vm_id=row.id,
         hostname=row.name,
-        mac=row.handles.mac,
+        mac=network.mac,
         address=network.address,
         prefix=network.prefix,
         gateway=network.gateway,
@@ -54,11 +55,11 @@ def guest_config(machine: Machine, authorized_key: str) -> GuestConfig:
         authorized_key=authorized_key,
         host_key=machine.host_key.read_bytes(),
         host_key_public=machine.host_key.with_name(f"{machine.host_key.name}.pub").read_text(),
-        grow_root=True,
+        grow_root=row.spec.root_size > image.root_size,
     )
 
 
-def launch_plan(machine: Machine, kernel: KernelFiles) -> LaunchPlan:
+def launch_plan(machine: Machine, kernel: KernelFiles, *, emulated: bool) -> LaunchPlan:
     """The VMM's part of starting `machine`."""
     row, network = machine.row, machine.site.network
     return LaunchPlan(
@@ -68,7 +69,7 @@ def launch_plan(machine: Machine, kernel: KernelFiles) -> LaunchPlan:
         memory=row.spec.memory,
         kernel=kernel.vmlinux,
         initrd=machine.initrd,
-        cmdline=kernel_cmdline(),
+        cmdline=kernel_cmdline(emulated=emulated),
         disks=(
             Disk(serial="root", path=machine.root_disk, format=machine.site.root_disks.format),
             Disk(serial="work", path=machine.work_disk, format="raw"),

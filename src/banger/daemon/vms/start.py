@@ -8,16 +8,17 @@ import time
 import msgspec
 
 from banger.api.errors import BangerError, ErrorCode, PermanentError
+from banger.daemon.vms.admission import admit
 from banger.daemon.vms.leases import move_ssh_port, require_free
 from banger.daemon.vms.machine import Machine
 from banger.daemon.vms.plan import guest_config, launch_plan
 from banger.daemon.vms.steps import Step
 from banger.guest.config import vm_archive
 from banger.guest.initramfs import write_initrd
+from banger.host.files import remove_tree
 from banger.host.paths import ensure_private
-from banger.host.resources import check_memory
+from banger.host.threads import in_thread
 from banger.network.usermode import port_free
-from banger.storage.files import remove_tree
 
 # A VMM that does not react to its monitor within this many seconds is killed.
 TERMINATE_SECONDS = 5.0
@@ -33,11 +34,11 @@ class RunDirectory:
 
     async def do(self, machine: Machine) -> None:
         run_dir = machine.run_dir
-        await asyncio.to_thread(remove_tree, run_dir)
+        await in_thread(remove_tree, run_dir)
         ensure_private(run_dir)
 
     async def undo(self, machine: Machine) -> None:
-        await asyncio.to_thread(remove_tree, machine.run_dir)
+        await in_thread(remove_tree, machine.run_dir)
 
 
 class Ports:
@@ -63,8 +64,10 @@ class Initrd:
 
     async def do(self, machine: Machine) -> None:
         shared = await machine.site.images.initramfs(machine.row.kernel_id)
-        archive = vm_archive(guest_config(machine, await machine.site.client_key.public()))
-        await asyncio.to_thread(write_initrd, shared, archive, machine.initrd)
+        image = await machine.site.images.by_id(machine.row.image_id)
+        key = await machine.site.client_key.public()
+        archive = vm_archive(guest_config(machine, image.image, key))
+        await in_thread(write_initrd, shared, archive, machine.initrd)
 
     async def undo(self, machine: Machine) -> None:
         machine.initrd.unlink(missing_ok=True)
@@ -77,10 +80,11 @@ class Launch:
 
     async def do(self, machine: Machine) -> None:
         site = machine.site
-        check_memory(machine.row.spec.memory)
+        await admit(site, machine.row.spec.memory, vm_id=machine.row.id)
         await machine.record_handles(launching=True, vmm=None)
         kernel = await site.images.kernel_files(machine.row.kernel_id)
-        handle = await site.hypervisor.launch(launch_plan(machine, kernel))
+        emulated = (await site.hypervisor.capabilities()).accelerator == "tcg"
+        handle = await site.hypervisor.launch(launch_plan(machine, kernel, emulated=emulated))
         handles = msgspec.structs.replace(machine.row.handles, launching=False, vmm=handle)
         await machine.record(
             handles=handles, host_boot_id=site.host_boot_id, started_at=time.time()

@@ -9,7 +9,7 @@ import msgspec
 from banger.api.models import VM, VMState, VMStats
 from banger.daemon.store.rows import VMRow
 from banger.daemon.vms.machine import Machine
-from banger.storage.files import allocated_bytes
+from banger.host.files import allocated_bytes
 
 
 def vm_of(row: VMRow) -> VM:
