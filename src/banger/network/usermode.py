@@ -12,7 +12,6 @@ import os
 import socket
 from collections.abc import Collection, Sequence
 from ipaddress import IPv4Address, IPv4Network
-from itertools import islice
 from pathlib import Path
 
 from banger.api.errors import ErrorCode, PermanentError
@@ -89,6 +88,12 @@ def port_free(host_ip: str, port: int, protocol: str) -> bool:
 
 def port_obstacle(host_ip: str, port: int, protocol: str) -> str | None:
     """Why nobody can listen on `host_ip:port` now, in words; None when it is free."""
+    try:
+        IPv4Address(host_ip)
+    except ValueError:
+        # Before bind(2) would be given the time to look a name up.
+        return f"{host_ip!r} is not an IPv4 address"
+
     kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
     try:
         with socket.socket(socket.AF_INET, kind) as probe:
@@ -109,9 +114,9 @@ def pick_port(ports: Sequence[int], taken: Collection[int], host_ip: str = "127.
 
     Raises PermanentError(network_exhausted).
     """
-    free = (port for port in ports if port not in taken and port_free(host_ip, port, "tcp"))
-    for port in islice(free, 1):
-        return port
+    for port in ports:
+        if port not in taken and port_free(host_ip, port, "tcp"):
+            return port
 
     raise PermanentError(
         ErrorCode.NETWORK_EXHAUSTED,
