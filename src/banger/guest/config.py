@@ -1,0 +1,101 @@
+"""What one VM's guest is told: the small archive appended to its initrd, and the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+
+import msgspec
+
+from banger.guest import cpio
+
+# machine-id(5): 32 lower-case hex digits.
+_MACHINE_ID_LENGTH = 32
+
+
+class GuestConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One guest's identity. `address`, `gateway` and `dns` are plain IPv4 addresses.
+
+    `authorized_key` is a line of authorized_keys; `host_key` an OpenSSH private key and
+    `host_key_public` its public line. With `grow_root` the root file system is grown to its disk
+    at boot.
+    """
+
+    vm_id: str
+    hostname: str
+    mac: str
+    address: str
+    prefix: int
+    gateway: str
+    dns: tuple[str, ...]
+    authorized_key: str
+    host_key: bytes
+    host_key_public: str
+    grow_root: bool = False
+
+
+def vm_archive(config: GuestConfig) -> bytes:
+    """The newc archive with this VM's files, all below `vm/`; guest/files/init says what each is.
+
+    It holds the VM's private host key: whoever writes it to a file keeps others from reading that.
+    """
+    return cpio.archive(
+        [
+            cpio.directory("vm", 0o700),
+            _text("vm/settings", _settings(config)),
+            _text("vm/machine-id", machine_id(config.vm_id)),
+            _text("vm/hostname", config.hostname),
+            _text("vm/hosts", _hosts(config.hostname)),
+            _text("vm/resolv.conf", "\n".join(f"nameserver {server}" for server in config.dns)),
+            _text("vm/authorized_keys", config.authorized_key),
+            cpio.file("vm/ssh_host_ed25519_key", config.host_key, 0o600),
+            _text("vm/ssh_host_ed25519_key.pub", config.host_key_public),
+        ]
+    )
+
+
+def machine_id(vm_id: str) -> str:
+    """The machine-id(5) of a VM: its own, and the same at every boot."""
+    return hashlib.sha256(b"banger machine-id " + vm_id.encode()).hexdigest()[:_MACHINE_ID_LENGTH]
+
+
+def kernel_cmdline(*, emulated: bool, tsc_khz: int | None = None, extra: str = "") -> str:
+    """The kernel command line; docs/boot.md says what every word is for and what it saves.
+
+    `emulated` is for a guest whose CPU is emulated by a program (TCG): mitigations of hardware
+    flaws cost time there and protect nothing. `tsc_khz` is `host.tsc.tsc_khz()`; an emulated guest
+    without it may fail to boot on a busy host.
+    """
+    words = ["console=ttyS0", "quiet", "panic=-1", "net.ifnames=0", "cryptomgr.notests"]
+    if emulated:
+        words += ["mitigations=off", "no_timer_check"]
+    if emulated and tsc_khz:
+        words += ["tsc=reliable", f"tsc_early_khz={tsc_khz}"]
+
+    return " ".join([*words, *extra.split()])
+
+
+def _settings(config: GuestConfig) -> str:
+    values = {
+        "mac": config.mac,
+        "address": f"{config.address}/{config.prefix}",
+        "gateway": config.gateway,
+        "grow_root": "yes" if config.grow_root else "",
+    }
+    return "\n".join(f"{name}={shlex.quote(value)}" for name, value in values.items())
+
+
+def _hosts(hostname: str) -> str:
+    return "\n".join(
+        [
+            "127.0.0.1 localhost",
+            f"127.0.1.1 {hostname}",
+            "::1 localhost ip6-localhost ip6-loopback",
+            "ff02::1 ip6-allnodes",
+            "ff02::2 ip6-allrouters",
+        ]
+    )
+
+
+def _text(name: str, text: str) -> cpio.Entry:
+    return cpio.file(name, text.rstrip("\n").encode() + b"\n", 0o600)

@@ -1,0 +1,131 @@
+"""The initial RAM file system: a shared part for each kernel, and one small archive for each VM.
+
+The kernel unpacks archives that are joined end to end one over the other, so a VM's initrd is the
+shared part (busybox, modules, init, units) followed by `config.vm_archive`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from banger.api.errors import ErrorCode, PermanentError
+from banger.guest import cpio
+from banger.guest.modules import Module, load_order
+
+BUSYBOX = Path("/bin/busybox")
+
+# In the order they are inserted: the disks first, since mounting them is what init waits for.
+MODULES = (
+    "virtio_mmio",
+    "virtio_blk",
+    "ext4",
+    "virtio_net",
+    "virtio_console",
+)
+
+_UNITS = "guest/system"
+_WANTED = ("banger-control.service",)
+_MASKED = ("getty@tty1.service",)
+
+_ELF = b"\x7fELF"
+_EXECUTABLES = frozenset({"init"})
+
+
+def build_initramfs(modules: Path, out: Path, busybox: Path = BUSYBOX) -> None:
+    """Write to `out` the part of the initrd that all VMs with one kernel share.
+
+    `modules` is the kernel's module tree, the directory with modules.dep. The same tree, busybox
+    and version of banger give the same bytes. Raises PermanentError: tool_missing without a static
+    busybox, image_corrupt when the tree lacks a file it names.
+    """
+    program = _read_busybox(busybox)
+    order = load_order(modules, MODULES)
+    _write(out, cpio.archive(_entries(program, order)), durable=True)
+
+
+def fingerprint(busybox: Path = BUSYBOX) -> str:
+    """What identifies everything in the shared part but the modules; 64 hex digits."""
+    digest = hashlib.sha256("\0".join(MODULES).encode())
+    for entry in (*_guest_files(), cpio.file("bin/busybox", _read_busybox(busybox))):
+        digest.update(f"\0{entry.name}\0{entry.mode}\0{len(entry.data)}\0".encode())
+        digest.update(entry.data)
+
+    return digest.hexdigest()
+
+
+def write_initrd(shared: Path, archive: bytes, out: Path) -> None:
+    """Write one VM's initrd to `out`, readable by its owner alone: it holds the VM's host key.
+
+    It is atomic but not synced to disk: every start of the VM writes it again.
+    """
+    _write(out, shared.read_bytes() + archive, durable=False)
+
+
+def _entries(busybox: bytes, order: tuple[Module, ...]) -> Iterator[cpio.Entry]:
+    yield from _guest_files()
+    for name in ("bin", "dev", "lib", "lib/modules", "newroot", "proc", "run", "sys"):
+        yield cpio.directory(name)
+
+    yield cpio.file("bin/busybox", busybox, 0o755)
+    names = [f"{module.name}.ko" for module in order]
+    for name, module in zip(names, order, strict=True):
+        yield cpio.file(f"lib/modules/{name}", module.read())
+
+    yield cpio.file("etc/modules", "".join(f"{name}\n" for name in names).encode())
+
+
+def _guest_files() -> Iterator[cpio.Entry]:
+    yield from _walk(resources.files("banger.guest") / "files", "")
+    # Links, because archives of Python packages cannot hold any.
+    yield cpio.directory(f"{_UNITS}/sysinit.target.wants")
+    for unit in _WANTED:
+        yield cpio.symlink(f"{_UNITS}/sysinit.target.wants/{unit}", f"../{unit}")
+
+    for unit in _MASKED:
+        yield cpio.symlink(f"{_UNITS}/{unit}", "/dev/null")
+
+
+def _walk(folder: Traversable, prefix: str) -> Iterator[cpio.Entry]:
+    for item in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        name = prefix + item.name
+        if item.is_dir():
+            yield cpio.directory(name)
+            yield from _walk(item, f"{name}/")
+        else:
+            yield cpio.file(name, item.read_bytes(), 0o755 if name in _EXECUTABLES else 0o644)
+
+
+def _read_busybox(path: Path) -> bytes:
+    try:
+        program = path.read_bytes()
+    except OSError:
+        program = b""
+    # The interpreter line of a dynamic program names a loader the initramfs does not have.
+    if not program.startswith(_ELF) or b"/ld-linux" in program:
+        raise PermanentError(
+            ErrorCode.TOOL_MISSING,
+            f"{path} is not a statically linked busybox",
+            hint="install it with: apt install busybox-static",
+        )
+    return program
+
+
+def _write(out: Path, data: bytes, *, durable: bool) -> None:
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "wb") as file:  # noqa: PTH123
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(descriptor)
+
+        temporary.replace(out)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,115 @@
+"""The shared part of the initrd, and joining it with one VM's."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from banger.api.errors import ErrorCode, PermanentError
+from banger.guest import cpio, initramfs
+from banger.guest.initramfs import build_initramfs, fingerprint, write_initrd
+
+
+@pytest.fixture
+def modules(tmp_path: Path) -> Path:
+    tree = tmp_path / "modules"
+    tree.mkdir()
+    (tree / "modules.dep").write_text("virtio_blk.ko: virtio.ko\nvirtio.ko:\n")
+    (tree / "virtio_blk.ko").write_bytes(b"blk")
+    (tree / "virtio.ko").write_bytes(b"virtio")
+    return tree
+
+
+@pytest.fixture
+def busybox(tmp_path: Path) -> Path:
+    program = tmp_path / "busybox"
+    program.write_bytes(b"\x7fELF static")
+    return program
+
+
+def unpacked(initrd: Path, folder: Path) -> Path:
+    folder.mkdir()
+    command = ["cpio", "--extract", "--quiet", "--make-directories"]
+    subprocess.run(command, input=initrd.read_bytes(), cwd=folder, check=True)
+    return folder
+
+
+def test_it_holds_init_busybox_and_the_modules_in_order(
+    tmp_path: Path, modules: Path, busybox: Path
+) -> None:
+    build_initramfs(modules, tmp_path / "out", busybox)
+    root = unpacked(tmp_path / "out", tmp_path / "root")
+    assert stat.S_IMODE((root / "init").stat().st_mode) == 0o755
+    assert (root / "bin/busybox").read_bytes() == busybox.read_bytes()
+    assert (root / "etc/modules").read_text() == "virtio.ko\nvirtio_blk.ko\n"
+    assert (root / "lib/modules/virtio_blk.ko").read_bytes() == b"blk"
+
+
+def test_wanted_units_are_links_to_units_that_are_there(
+    tmp_path: Path, modules: Path, busybox: Path
+) -> None:
+    build_initramfs(modules, tmp_path / "out", busybox)
+    system = unpacked(tmp_path / "out", tmp_path / "root") / "guest/system"
+    wanted = [path for folder in system.glob("*.wants") for path in folder.iterdir()]
+    assert wanted
+    assert all(path.is_symlink() and path.is_file() for path in wanted)
+
+
+def test_the_same_input_is_the_same_file(tmp_path: Path, modules: Path, busybox: Path) -> None:
+    copy = shutil.copytree(modules, tmp_path / "elsewhere")
+    build_initramfs(modules, tmp_path / "a", busybox)
+    build_initramfs(copy, tmp_path / "b", busybox)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_fingerprint_follows_what_goes_in(
+    busybox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = fingerprint(busybox)
+    assert fingerprint(busybox) == before
+    monkeypatch.setattr(initramfs, "MODULES", ("virtio_blk",))
+    other_modules = fingerprint(busybox)
+    busybox.write_bytes(b"\x7fELF newer")
+    assert len({before, other_modules, fingerprint(busybox)}) == 3
+
+
+@pytest.mark.parametrize(
+    "program", [None, b"#!/bin/sh\n", b"\x7fELF\0/lib64/ld-linux-x86-64.so.2\0"]
+)
+def test_only_a_static_busybox_will_do(
+    tmp_path: Path, modules: Path, busybox: Path, program: bytes | None
+) -> None:
+    busybox.unlink() if program is None else busybox.write_bytes(program)
+    with pytest.raises(PermanentError) as caught:
+        build_initramfs(modules, tmp_path / "out", busybox)
+    assert caught.value.code is ErrorCode.TOOL_MISSING
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_vms_part_lies_over_the_shared_one(tmp_path: Path) -> None:
+    shared, initrd = tmp_path / "shared", tmp_path / "initrd"
+    shared.write_bytes(cpio.archive([cpio.file("a", b"shared")]))
+    write_initrd(shared, cpio.archive([cpio.file("vm", b"own")]), initrd)
+    assert initrd.read_bytes().startswith(shared.read_bytes())
+    assert stat.S_IMODE(initrd.stat().st_mode) == 0o600
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, initrd = tmp_path / "shared", tmp_path / "initrd"
+    shared.write_bytes(b"new")
+    initrd.write_bytes(b"old")
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        write_initrd(shared, b"", initrd)
+    assert initrd.read_bytes() == b"old"
+    assert {path.name for path in tmp_path.iterdir()} == {"shared", "initrd"}
