@@ -59,18 +59,16 @@ def machine_id(vm_id: str) -> str:
     return hashlib.sha256(b"banger machine-id " + vm_id.encode()).hexdigest()[:_MACHINE_ID_LENGTH]
 
 
-def kernel_cmdline(*, emulated: bool, tsc_khz: int | None = None, extra: str = "") -> str:
+def kernel_cmdline(*, emulated: bool, extra: str = "") -> str:
     """The kernel command line; docs/boot.md says what every word is for and what it saves.
 
     `emulated` is for a guest whose CPU is emulated by a program (TCG): mitigations of hardware
-    flaws cost time there and protect nothing. `tsc_khz` is `host.tsc.tsc_khz()`; an emulated guest
-    without it may fail to boot on a busy host.
+    flaws cost time there and protect nothing. The hypervisor adds what it alone knows (the rate of
+    the emulated clock).
     """
     words = ["console=ttyS0", "quiet", "panic=-1", "net.ifnames=0", "cryptomgr.notests"]
     if emulated:
         words += ["mitigations=off", "no_timer_check"]
-    if emulated and tsc_khz:
-        words += ["tsc=reliable", f"tsc_early_khz={tsc_khz}"]
 
     return " ".join([*words, *extra.split()])
 
