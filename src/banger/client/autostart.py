@@ -46,37 +46,45 @@ def connect(
     *,
     start: bool = True,
     notify: Callable[[str], None] = lambda line: None,
+    timeout: float = 60.0,
 ) -> Client:
     """A client for the daemon on `host`, by default the one of `$BANGER_HOST`, else the embedded.
 
     `host` is the path of a socket, `unix://` before it or not; such a daemon is never started or
     replaced. The embedded one is started if it does not run and `start` is set, and restarted if
-    it is of another version and has nothing under way; `notify` hears about the latter.
+    it is of another version and has nothing under way; `notify` hears about the latter. `timeout` is
+    how many seconds a daemon may stay silent before it is given up.
 
     Raises TransientError(daemon_unreachable), and PermanentError: socket_insecure when the
     socket's directory is not private, daemon_start_failed or what kept the daemon from starting.
     """
     address = host or os.environ.get("BANGER_HOST")
     if address:
-        client = Client(Path(address.removeprefix("unix://")).absolute())
+        client = Client(Path(address.removeprefix("unix://")).absolute(), timeout=timeout)
         client.version()
         return client
 
-    return EmbeddedDaemon(default_paths(), notify).connect(start=start)
+    return EmbeddedDaemon(default_paths(), notify, timeout).connect(start=start)
 
 
 class EmbeddedDaemon:
     """The daemon that serves the directories of `paths`, running or not."""
 
-    def __init__(self, paths: Paths, notify: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self,
+        paths: Paths,
+        notify: Callable[[str], None] = lambda line: None,
+        timeout: float = 60.0,
+    ) -> None:
         self._paths = paths
         self._notify = notify
+        self._timeout = timeout
 
     def connect(self, *, start: bool = True) -> Client:
         """A client for it; see `connect` above."""
         check_socket_path(self._paths.socket)
         _make_private(self._paths.run)
-        client = Client(self._paths.socket)
+        client = Client(self._paths.socket, timeout=self._timeout)
         try:
             running = client.version()
         except TransientError:

@@ -1,0 +1,1 @@
+"""How answers look: tables, JSON, progress, errors. Knows nothing of the daemon."""
