@@ -140,15 +140,23 @@ class Operations:
         await asyncio.wait([record.keeper])
         return record.operation
 
-    async def cancel(self, operation_id: str) -> Operation:
-        """Cancel the operation's body, let it roll back, and return how it ended.
+    async def request_cancel(self, operation_id: str) -> Operation:
+        """Begin to cancel the operation's body, and return the operation as it is now.
 
-        One that has ended, or that got to its end in spite of this, is returned as it is. Raises
-        CallerError(unknown_operation).
+        One that has ended stays as it is. Raises CallerError(unknown_operation).
         """
         record = self._records.get(operation_id)
         if record is not None:
             record.cancel(OperationState.CANCELLED, _CANCELLED)
+        return await self.get(operation_id)
+
+    async def cancel(self, operation_id: str) -> Operation:
+        """Cancel the operation's body, let it roll back, and return how it ended.
+
+        One that got to its end in spite of this has succeeded. Raises
+        CallerError(unknown_operation).
+        """
+        await self.request_cancel(operation_id)
         return await self.wait(operation_id)
 
     async def events(self, operation_id: str) -> AsyncIterator[Operation]:
