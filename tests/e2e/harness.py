@@ -108,10 +108,11 @@ class Banger:
 
     def sh(self, name: str, script: str, **options: Any) -> str:
         """Run a shell script in the guest `name`, which must succeed; its standard output."""
-        return self.ok("vm", "ssh", name, "--", script, **options)
+        return self.ok("vm", "ssh", name, "--", "sh", "-c", script, **options)
 
     def start(self, *args: str, **options: Any) -> subprocess.Popen[bytes]:
         """Start `banger ARGS` and leave it to the caller."""
+        options = {"stdin": subprocess.DEVNULL, **options}
         return subprocess.Popen([PROGRAM, *args], env=self.env, **options)
 
     def api(self, method: str, path: str, body: object = None) -> Reply:
@@ -124,6 +125,8 @@ class Banger:
             return Reply(response.status, response.read())
 
     def daemon_pid(self) -> int:
+        """The pid of the daemon, which is started if it does not run."""
+        self.ok("daemon", "start", "--quiet")
         pid: int = self.json("daemon", "status")["pid"]
         return pid
 

@@ -11,7 +11,7 @@ from tests.e2e.harness import Banger, eventually
 def test_systemd_is_content(shared: Banger) -> None:
     eventually(
         lambda: (
-            shared.run("vm", "ssh", "box", "--", "systemctl is-system-running").text == "running"
+            shared.run("vm", "ssh", "box", "--", "systemctl", "is-system-running").text == "running"
         ),
         "no unit failed and nothing is queued",
     )

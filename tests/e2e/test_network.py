@@ -41,7 +41,7 @@ def _reach(banger: Banger, vm: str, port: int) -> bytes:
         "gateway=$(ip -4 route show default | cut -d' ' -f3); "
         f"exec timeout 10 bash -c 'cat < /dev/tcp/'$gateway/{port}"
     )
-    return banger.run("vm", "ssh", vm, "--", script).stdout
+    return banger.run("vm", "ssh", vm, "--", "sh", "-c", script).stdout
 
 
 def _page(port: int) -> bytes | None:

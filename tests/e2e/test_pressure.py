@@ -18,7 +18,7 @@ PARALLEL = 64
 def test_sixty_four_creations_at_once_get_names_ports_and_addresses_of_their_own(
     banger: Banger,
 ) -> None:
-    banger.ok("daemon", "status")
+    banger.ok("daemon", "start")
     with ThreadPoolExecutor(PARALLEL) as pool:
         outcomes = list(
             pool.map(lambda _: banger.run("vm", "create", "--no-start"), range(PARALLEL))
@@ -89,7 +89,7 @@ def test_a_disk_that_fills_while_a_vm_runs_corrupts_nothing(small: Banger) -> No
     assert "Traceback" not in refused.complaint
     with suppress(subprocess.TimeoutExpired):
         small.run(
-            "vm", "ssh", "full", "--", "timeout 10 dd if=/dev/zero of=/root/big bs=1M; sync",
+            "vm", "ssh", "full", "--", "timeout", "10", "dd", "if=/dev/zero", "of=/root/big",
             timeout=30,
         )  # fmt: skip
 

@@ -25,21 +25,13 @@ def refused(banger: Banger, code: str, *args: str) -> Outcome:
     assert "Traceback" not in told.complaint
     assert any("hint" in line for line in lines), told
 
-    machine = banger.run(*_with_json(args))
-    error = json.loads(machine.stdout or machine.stderr)["error"]
+    machine = banger.run(*args, "--json")
+    error = json.loads(machine.stdout)["error"]
     assert error["code"] == code, error
     assert error["hint"], error
     assert machine.status == told.status
     assert error["message"] in told.complaint
     return told
-
-
-def _with_json(args: tuple[str, ...]) -> tuple[str, ...]:
-    if "--" in args:
-        split = args.index("--")
-        return (*args[:split], "--json", *args[split:])
-
-    return (*args, "--json")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +51,7 @@ TABLE = [
     *[("invalid_size", *CREATE, f"--disk-size={size}") for size in BAD_SIZES],
     ("invalid_size", *CREATE, "--memory", "1M"),
     ("invalid_size", *CREATE, "--disk-size", "1K"),
-    ("insufficient_memory", "vm", "run", "--memory", "4T", "--", "true"),
+    ("insufficient_memory", "vm", "run", "-d", "--memory", "4T"),
     ("insufficient_disk", *CREATE, "--disk-size", "900T"),
     ("invalid_request", *CREATE, "--vcpu", "0"),
     ("invalid_request", *CREATE, "--vcpu", "1000"),
@@ -69,8 +61,6 @@ TABLE = [
     ("unknown_vm", "vm", "show", "nosuch"),
     ("unknown_vm", "vm", "start", "nosuch"),
     ("unknown_vm", "vm", "delete", "nosuch"),
-    ("unknown_vm", "vm", "ssh", "nosuch", "--", "true"),
-    ("vm_not_running", "vm", "ssh", "taken", "--", "true"),
     ("unknown_image", "image", "show", "nosuch"),
     ("unknown_image", "image", "delete", "nosuch"),
     ("unknown_image", "image", "build", "nosuch"),
@@ -93,6 +83,20 @@ def test_bad_input_is_refused_and_creates_nothing(home: Banger, row: tuple[str, 
     assert len(list((home.state_dir / "vms").iterdir())) == len(before)
 
 
+@pytest.mark.parametrize(
+    ("vm", "says"), [("nosuch", "nosuch"), ("taken", "vm start taken")], ids=["unknown", "stopped"]
+)
+def test_a_command_for_a_vm_that_cannot_run_it_is_refused_as_bangers_own_failure(
+    home: Banger, vm: str, says: str
+) -> None:
+    told = home.run("vm", "ssh", vm, "--", "true")
+
+    assert told.status == 125
+    assert told.stdout == b""
+    assert says in told.complaint
+    assert len(told.complaint.splitlines()) == 2
+
+
 def test_an_ambiguous_prefix_names_the_candidates(banger: Banger) -> None:
     # Seventeen ids of hexadecimal digits share a first digit at least once.
     for number in range(17):
@@ -110,7 +114,7 @@ def test_a_published_port_that_is_taken_is_refused(banger: Banger) -> None:
         other.listen()
         port = other.getsockname()[1]
 
-        refused(banger, "port_taken", "vm", "run", "-p", f"{port}:80", "--", "true")
+        refused(banger, "port_taken", "vm", "run", "-d", "-p", f"{port}:80")
 
     assert banger.json("vm", "list") == []
     assert banger.leftovers() == []
@@ -147,7 +151,7 @@ def test_a_missing_qemu_is_named(install: Installer, tmp_path: Path) -> None:
 
     banger = install({"PATH": str(tmp_path)})
 
-    told = refused(banger, "hypervisor_missing", "vm", "run", "--", "true")
+    told = refused(banger, "hypervisor_missing", "vm", "run", "-d")
 
     assert "qemu" in told.complaint
     assert banger.json("vm", "list") == []
