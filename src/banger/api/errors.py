@@ -118,7 +118,7 @@ class TransientError(BangerError):
     kind = ErrorKind.TRANSIENT
 
 
-class OutcomeUnknown(BangerError):
+class OutcomeUnknown(BangerError):  # noqa: N818 - it names what is not known, as its siblings do
     """The effect may or may not have happened; look at the state before repeating."""
 
     kind = ErrorKind.OUTCOME_UNKNOWN

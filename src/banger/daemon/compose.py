@@ -8,7 +8,9 @@ import time
 from dataclasses import dataclass
 
 from banger import __version__
-from banger.api.models import DaemonStatus, VMState
+from banger.api.errors import BangerError
+from banger.api.models import DaemonStatus, DoctorReport, VMState
+from banger.daemon.doctor.report import Doctor
 from banger.daemon.images import Images
 from banger.daemon.operations import INTERRUPTED, Operations
 from banger.daemon.store import Store
@@ -21,6 +23,7 @@ from banger.daemon.vms.watch import Watch
 from banger.host.boot import host_boot_id
 from banger.host.config import Config, resolve_defaults
 from banger.host.paths import Paths
+from banger.hypervisor.base import Hypervisor
 from banger.hypervisor.qemu.driver import Qemu
 from banger.network.usermode import UserNetwork
 from banger.storage.qcow2 import Qcow2
@@ -37,10 +40,14 @@ class Services:
     vms: VMs
     site: Site
     watch: Watch
+    checks: Doctor
     started_at: float
 
+    async def doctor(self) -> DoctorReport:
+        return await self.checks.run_checks()
+
     async def status(self) -> DaemonStatus:
-        capabilities = await self.site.hypervisor.capabilities()
+        hypervisor, accelerator = await _describe(self.site.hypervisor)
         vms = await self.vms.list()
         return DaemonStatus(
             version=__version__,
@@ -49,8 +56,8 @@ class Services:
             socket=str(self.paths.socket),
             state_dir=str(self.paths.state),
             host_path="embedded",
-            hypervisor=f"{capabilities.name} {capabilities.version}",
-            accelerator=capabilities.accelerator,
+            hypervisor=hypervisor,
+            accelerator=accelerator,
             vms=len(vms),
             running=sum(vm.state is VMState.RUNNING for vm in vms),
             operations=self.operations.running(),
@@ -59,6 +66,7 @@ class Services:
     async def close(self) -> None:
         await self.operations.close()
         await self.watch.close()
+        self.site.hypervisor.close()
         await self.store.close()
 
 
@@ -86,14 +94,26 @@ async def compose(paths: Paths, config: Config) -> Services:
     )
     locks = Locks()
     watch = Watch(site, locks)
+    vms = VMs(site, operations, locks, watch, resolve_defaults(config))
     await reconcile(site, locks, watch)
     return Services(
         paths=paths,
         store=store,
         operations=operations,
         images=images,
-        vms=VMs(site, operations, locks, watch, resolve_defaults(config)),
+        vms=vms,
         site=site,
         watch=watch,
+        checks=Doctor(paths, site.hypervisor, images.list, vms.ids),
         started_at=time.time(),
     )
+
+
+async def _describe(hypervisor: Hypervisor) -> tuple[str, str]:
+    """The VMM with its version, and what it would run a VM on now."""
+    try:
+        capabilities = await hypervisor.capabilities()
+    except BangerError as error:
+        return error.message, "none"
+
+    return f"{capabilities.name} {capabilities.version}", capabilities.accelerator

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 from banger.api.errors import CallerError, ErrorCode
@@ -36,7 +38,7 @@ class Images:
     async def show(self, name: str) -> Image:
         return (await in_thread(self._images.get, name)).image
 
-    async def kernels(self) -> list[Kernel]:
+    async def kernels(self) -> builtins.list[Kernel]:
         return await in_thread(self._kernels.list)
 
     async def kernel(self, name: str) -> Kernel:
@@ -124,14 +126,28 @@ class Images:
                 self._images,
                 self._kernels,
                 self._paths.cache,
-                progress.stage,
+                _reporter(progress),
             )
 
     async def _exists(self, name: str) -> bool:
         return any(image.name == name for image in await self.list())
 
-    async def _users(self, image_id: str) -> list[str]:
+    async def _users(self, image_id: str) -> builtins.list[str]:
         return [row.name for row in await self._store.vms() if row.image_id == image_id]
+
+
+def _reporter(progress: Progress) -> Callable[[str, str | None], None]:
+    present: str | None = None
+
+    def report(stage: str, detail: str | None) -> None:
+        nonlocal present
+        if stage != present:
+            present = stage
+            progress.stage(stage, detail)
+        elif detail is not None:
+            progress.detail(detail)
+
+    return report
 
 
 def _recipe(request: BuildImage) -> Recipe:

@@ -29,7 +29,7 @@ from banger.api.errors import (
 from banger.host.config import Config, load_config
 from banger.host.paths import Paths, default_paths, ensure_private
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("banger.daemon.main")
 
 READY_FD = "BANGER_READY_FD"
 

@@ -19,7 +19,6 @@ from banger.daemon.vms.watch import Watch
 log = logging.getLogger(__name__)
 
 HOST_REBOOTED = "the host rebooted"
-DIED_UNSEEN = "its VMM ended while no daemon was running"
 INTERRUPTED = "the daemon was interrupted while starting it"
 
 
@@ -77,7 +76,11 @@ def _why(site: Site, row: VMRow) -> str | None:
     if row.state is VMState.STARTING:
         return INTERRUPTED
 
-    return DIED_UNSEEN if row.state is VMState.RUNNING else None
+    handle = row.handles.vmm
+    if row.state is not VMState.RUNNING or handle is None:
+        return None
+
+    return f"{site.hypervisor.exit_reason(handle)}, while no daemon was running"
 
 
 def _log_stage(stage: str) -> None:

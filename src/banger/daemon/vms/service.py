@@ -49,6 +49,9 @@ class VMs:
     async def list(self) -> list[VM]:
         return [vm_of(row) for row in await self._site.store.vms()]
 
+    async def ids(self) -> set[str]:
+        return {row.id for row in await self._site.store.vms()}
+
     async def show(self, ref: str) -> VM:
         row = await self._site.store.find_vm(ref)
         allocated = disk_bytes(Machine(self._site, row))
