@@ -92,20 +92,33 @@ def ensure_private(directory: Path) -> None:
     daemon or read a VM's keys.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    info = directory.lstat()
-    if not stat.S_ISDIR(info.st_mode):
-        problem = "is not a directory"
-    elif info.st_uid != os.geteuid():
-        problem = f"belongs to uid {info.st_uid}, not to you (uid {os.geteuid()})"
-    elif stat.S_IMODE(info.st_mode) & 0o077:
-        problem = f"has mode {stat.S_IMODE(info.st_mode):04o}, others can get in"
-    else:
+    problem = privacy_problem(directory)
+    if problem is None:
         return
+
     raise PermanentError(
         ErrorCode.SOCKET_INSECURE,
         f"{directory} {problem}",
         hint=f"fix it with: chmod 700 {directory} (and chown it to yourself), or set BANGER_HOME",
     )
+
+
+def privacy_problem(directory: Path, forbidden: int = 0o077) -> str | None:
+    """What keeps `directory`, which exists, from being ours alone; None when nothing does.
+
+    `forbidden` are the mode bits it must not have.
+    """
+    info = directory.lstat()
+    if not stat.S_ISDIR(info.st_mode):
+        return "is not a directory"
+
+    if info.st_uid != os.geteuid():
+        return f"belongs to uid {info.st_uid}, not to you (uid {os.geteuid()})"
+
+    if stat.S_IMODE(info.st_mode) & forbidden:
+        return f"has mode {stat.S_IMODE(info.st_mode):04o}, others can get in"
+
+    return None
 
 
 def _xdg(variable: str, fallback: str) -> Path:
