@@ -40,7 +40,7 @@ step() {
   local text=$1 began=${EPOCHREALTIME/[^0-9]/}
   shift
   say "==> $text"
-  "$@"
+  "$@" || return
   say "    done in $(seconds_since "$began")"
 }
 

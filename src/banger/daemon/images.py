@@ -13,6 +13,7 @@ from banger.api.models import BuildImage, Image, Kernel, Operation
 from banger.daemon.operations import Operations, Progress
 from banger.daemon.store import Store
 from banger.guest import initramfs
+from banger.host.config import DEFAULT_IMAGE
 from banger.host.paths import Paths
 from banger.host.threads import in_thread
 from banger.image.build import build_image
@@ -154,11 +155,4 @@ def _recipe(request: BuildImage) -> Recipe:
     if request.recipe is not None:
         return parse_recipe(request.recipe)
 
-    if request.name is None:
-        raise CallerError(
-            ErrorCode.INVALID_REQUEST,
-            "neither a recipe nor an image name was given",
-            hint="banger image build debian-bookworm",
-        )
-
-    return builtin_recipe(request.name)
+    return builtin_recipe(request.name or DEFAULT_IMAGE)

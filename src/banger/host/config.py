@@ -22,6 +22,7 @@ from banger.api.models import Name, Vcpus
 from banger.api.sizes import GIB, MIB, parse_size
 from banger.host.resources import Host, read_host
 
+DEFAULT_IMAGE = "debian-bookworm"
 LOG_LEVEL_VARIABLE = "BANGER_LOG_LEVEL"
 
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -150,7 +151,7 @@ def resolve_defaults(config: Config, host: Host | None = None) -> Defaults:
     """What new VMs get on this host, each field with where it comes from."""
     host = host or read_host()
     fallback: dict[str, tuple[Any, Source]] = {
-        "image": ("debian-bookworm", Source.BUILTIN),
+        "image": (DEFAULT_IMAGE, Source.BUILTIN),
         "vcpus": (min(4, host.cpus), Source.AUTO),
         "memory": (_memory_for(host.memory), Source.AUTO),
         "disk_size": (8 * GIB, Source.BUILTIN),
