@@ -7,8 +7,9 @@ import re
 from banger.api.errors import CallerError, ErrorCode
 
 # RFC 1123 section 2.1 labels, lower case only, because a VM's name is also its host name.
-NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
-_NAME = re.compile(NAME_PATTERN.replace("$", r"\Z"))
+# Python's $ also matches before a final newline, JSON Schema's does not: hence the lookahead.
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$(?!\n)"
+_NAME = re.compile(NAME_PATTERN)
 
 _ADJECTIVES = (
     "amber", "bold", "brave", "brisk", "bright", "calm", "clear", "clever", "cosy", "crisp",

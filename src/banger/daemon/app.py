@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
 from itertools import groupby
-from typing import cast
+from typing import Any, cast
 
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -35,10 +35,10 @@ def build_app(
     `closing` is set.
     """
 
-    async def description(_: Call) -> dict[str, object]:
+    async def description(_: Call) -> dict[str, Any]:
         return document(table)
 
-    own = reads("/openapi.json", "Describe the API", dict[str, object], description)
+    own = reads("/openapi.json", "Describe the API", dict[str, Any], description)
     table = (*all_endpoints(services, shutdown), own)
     ordered = sorted(table, key=lambda endpoint: endpoint.path)
     routes = [
