@@ -2,7 +2,3 @@
 
 Looks only; changes nothing, and is quick enough to be asked for without thinking.
 """
-
-from banger.daemon.doctor.report import Doctor
-
-__all__ = ["Doctor"]

@@ -17,7 +17,7 @@ from banger.daemon.store import Lease, LeaseTaken, Store
 from banger.daemon.store.rows import Handles, VMRow
 from banger.daemon.vms.machine import Machine, Site
 from banger.host.config import Config
-from banger.network.usermode import UserNetwork, pick_port, port_free
+from banger.network.usermode import UserNetwork, pick_port, port_obstacle
 
 SSH_HOST = "127.0.0.1"
 
@@ -39,15 +39,17 @@ def leases_of(handles: Handles, ports: Sequence[PortForward]) -> list[Lease]:
 
 
 def require_free(forward: PortForward) -> None:
-    """Raise CallerError(port_taken) when some program on the host listens there already."""
-    if not port_free(forward.host_ip, forward.host_port, forward.protocol):
-        raise taken(forward)
+    """Raise CallerError(port_taken) when this user cannot listen there now, for whatever reason."""
+    obstacle = port_obstacle(forward.host_ip, forward.host_port, forward.protocol)
+    if obstacle is not None:
+        raise taken(forward, obstacle)
 
 
-def taken(forward: PortForward) -> CallerError:
+def taken(forward: PortForward, obstacle: str = "it is in use") -> CallerError:
+    port = f"{forward.host_ip}:{forward.host_port}/{forward.protocol}"
     return CallerError(
         ErrorCode.PORT_TAKEN,
-        f"host port {forward.host_ip}:{forward.host_port}/{forward.protocol} is in use",
+        f"cannot listen on host port {port}: {obstacle}",
         hint="publish another one with -p, or see who has it: ss -ltnup",
     )
 

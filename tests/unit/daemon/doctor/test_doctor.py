@@ -10,7 +10,8 @@ import pytest
 
 from banger.api.errors import ErrorCode, PermanentError
 from banger.api.models import Check, CheckStatus, Image
-from banger.daemon.doctor import Doctor, programs
+from banger.daemon.doctor import programs
+from banger.daemon.doctor.report import Doctor
 from banger.host.paths import Paths
 from banger.hypervisor import kvm
 from banger.hypervisor.base import Capabilities, Hypervisor
