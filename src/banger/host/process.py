@@ -55,6 +55,22 @@ def send_signal(process: ProcessRef, number: int) -> bool:
     return True
 
 
+def reap(pid: int) -> str | None:
+    """Let the kernel forget the child `pid` if it has ended; how it did, in words, if it was ours.
+
+    Until then a child that has ended stays behind as a zombie.
+    """
+    try:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return None
+    if ended == 0:
+        return None
+
+    code = os.waitstatus_to_exitcode(status)
+    return f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+
+
 def on_exit(process: ProcessRef, callback: Callable[[], None]) -> Callable[[], None]:
     """Call `callback` once from the running event loop when `process` has ended; costs no CPU.
 

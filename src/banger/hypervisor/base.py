@@ -124,16 +124,27 @@ class Hypervisor(Protocol):
         """Whether exactly the process of `handle` still runs (a zombie does not)."""
 
     def watch(self, handle: VMMHandle, on_exit: Callable[[ExitReason], None]) -> None:
-        """Call `on_exit` once, from the event loop, when that process has ended. Costs no CPU."""
+        """Call `on_exit` once, from the event loop, when that process has ended. Costs no CPU.
+
+        A process that is gone already is reported too. While it is watched its logs are kept
+        small. A second watch of the same VMM takes the place of the first.
+        """
+
+    def exit_reason(self, handle: VMMHandle) -> ExitReason:
+        """Why that VMM, which has ended, did: also when nobody watched. Needs its run directory."""
 
     async def guest_request(self, handle: VMMHandle, request: str) -> None:
-        """Send one line to the guest's control port (docs/architecture.md, "Control port")."""
+        """Send one line to the guest's control port (docs/architecture.md, "Control port").
+
+        Returns when it is under way; a guest reads it when it can. Raises OSError when the VMM is
+        gone.
+        """
 
     async def guest_ready(self, handle: VMMHandle) -> str:
         """Wait until the guest says it is up; returns its kernel's boot id.
 
-        Waits for ever: the caller owns the time. Raises PermanentError(launch_failed) if the VMM
-        ends first.
+        Each boot is told once: the next call waits for the guest's next boot. Waits for ever: the
+        caller owns the time. Raises PermanentError(launch_failed) if the VMM ends first.
         """
 
     async def terminate(self, handle: VMMHandle, timeout: float) -> None:
@@ -144,3 +155,6 @@ class Hypervisor(Protocol):
 
     def usage(self, handle: VMMHandle) -> VMMUsage | None:
         """What the process uses now; None when it is gone."""
+
+    def close(self) -> None:
+        """Let go of all VMs: no more watching. They go on, and can be watched again."""

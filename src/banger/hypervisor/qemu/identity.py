@@ -1,0 +1,69 @@
+"""Which process is the VMM of a run directory: the one whose command line names its pidfile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from banger.host.process import ProcessRef, reference
+from banger.hypervisor.base import VMMHandle
+from banger.hypervisor.qemu import args
+
+PROC = Path("/proc")
+
+
+def process_of(handle: VMMHandle) -> ProcessRef:
+    """The process of `handle`, without what else is known of it."""
+    return ProcessRef(pid=handle.pid, start_time=handle.start_time)
+
+
+def command_line_of(pid: int) -> list[str]:
+    """The argument vector of a process; empty when it is gone or a zombie."""
+    try:
+        return (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def is_vmm(argv: Sequence[str], run_dir: Path) -> bool:
+    """Whether `argv` runs the VMM of `run_dir`."""
+    return ("-pidfile", str(args.pidfile(run_dir))) in pairwise(argv)
+
+
+def identify(pid: int, run_dir: Path) -> VMMHandle | None:
+    """The handle of process `pid` if it is the VMM of `run_dir` and runs."""
+    process = reference(pid)
+    argv = command_line_of(pid)
+    if process is None or not is_vmm(argv, run_dir):
+        return None
+    try:
+        executable = str((PROC / str(pid) / "exe").readlink())
+    except OSError:
+        return None
+    return VMMHandle(
+        pid=pid,
+        start_time=process.start_time,
+        executable=executable,
+        run_dir=str(run_dir),
+        accelerator=args.accelerator(argv),
+    )
+
+
+def search(run_dir: Path) -> VMMHandle | None:
+    """The VMM of `run_dir`: by its pidfile, and among all processes when it has not written one.
+
+    Blocks for some milliseconds when there is no pidfile.
+    """
+    try:
+        text = args.pidfile(run_dir).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    found = identify(int(text), run_dir) if text.isascii() and text.isdecimal() else None
+    return found or _search_all(run_dir)
+
+
+def _search_all(run_dir: Path) -> VMMHandle | None:
+    pids = (int(entry.name) for entry in PROC.iterdir() if entry.name.isdecimal())
+    handles = (identify(pid, run_dir) for pid in pids)
+    return next((handle for handle in handles if handle is not None), None)
