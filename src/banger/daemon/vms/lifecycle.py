@@ -73,7 +73,8 @@ async def release(
     """Any state -> stopped: take back what a running VM holds, VMM alive or not."""
     hook = hook or machine.site.hook
     await machine.record(state=VMState.STOPPING)
-    await backward(START_STEPS, machine, label="stop", announce=announce, hook=hook)
+    announce("clean up")
+    await backward(START_STEPS, machine, label="stop", hook=hook)
     await _settle(machine, reason)
 
 
@@ -81,8 +82,9 @@ async def delete(machine: Machine, announce: Announce, operation: str | None = N
     """Any state -> gone. The guest is not asked: nothing that it could still write is kept."""
     hook = machine.site.hook
     await machine.record(state=VMState.DELETING, operation=operation)
-    await backward(START_STEPS, machine, label="delete", announce=announce, hook=hook)
-    await backward(CREATE_STEPS, machine, label="delete", announce=announce, hook=hook)
+    announce("delete")
+    await backward(START_STEPS, machine, label="delete", hook=hook)
+    await backward(CREATE_STEPS, machine, label="delete", hook=hook)
     await machine.site.store.delete_vm(machine.row.id)
 
 

@@ -66,7 +66,6 @@ async def backward(
     subject: Subject,
     *,
     label: str = "undo",
-    announce: Callable[[str], None] | None = None,
     hook: Hook = no_hook,
 ) -> None:
     """Undo all `steps`, last first, each tried even when another failed.
@@ -75,9 +74,6 @@ async def backward(
     """
     failures: list[str] = []
     for step in reversed(steps):
-        if announce is not None:
-            announce(f"undo {step.name}")
-
         try:
             await hook(label, step.name)
             await step.undo(subject)
