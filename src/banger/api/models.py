@@ -180,7 +180,7 @@ class Operation(Model, frozen=True):
 
 
 class BuildImage(Request, frozen=True):
-    """Body of `POST /v1/images/build`: a recipe as TOML, else the built-in `name`, else the default."""
+    """Body of `POST /v1/images/build`: a recipe as TOML text, a built-in name, or the default."""
 
     name: Name | None = None
     recipe: str | None = None
