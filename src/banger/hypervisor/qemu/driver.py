@@ -216,7 +216,7 @@ async def _started(pid: int, run_dir: Path) -> VMMHandle:
     child = process.reference(pid)
     try:
         async with asyncio.timeout(_START_SECONDS):
-            up = await sockets.greeted(sockets.monitor_socket(run_dir))
+            up = await sockets.serves(sockets.monitor_socket(run_dir))
 
         handle = identify(pid, run_dir) if up else None
         if handle is not None:

@@ -47,8 +47,8 @@ def listening(path: Path) -> Iterator[socket.socket]:
         yield listener
 
 
-async def greeted(path: Path) -> bool:
-    """Wait until the QEMU behind the monitor socket `path` runs its main loop: it then greets.
+async def serves(path: Path) -> bool:
+    """Wait until the QEMU behind the monitor socket `path` runs its main loop.
 
     False when it ends before. A connection made earlier waits in the socket's queue.
     """
@@ -57,8 +57,19 @@ async def greeted(path: Path) -> bool:
     except OSError:
         return False
     try:
-        return (await reader.readline()).startswith(b'{"QMP"')
+        # The greeting comes from a thread of its own, before devices are made and signals heard;
+        # commands are answered by the main loop.
+        writer.write(b'{"execute": "qmp_capabilities"}\n')
+        return await _answered(reader)
     except (OSError, ValueError):
         return False
     finally:
         writer.close()
+
+
+async def _answered(reader: asyncio.StreamReader) -> bool:
+    async for line in reader:
+        if line.startswith(b'{"return"'):
+            return True
+
+    return False
