@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -52,12 +53,15 @@ class _Schemas:
 
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         self._types = list(_types(endpoints))
-        self._schemas, self.components = msgspec.json.schema_components(
-            self._types, ref_template=_REFS
-        )
+        self._schemas, components = msgspec.json.schema_components(self._types, ref_template=_REFS)
+        self.components = {name: _undented(schema) for name, schema in components.items()}
 
     def __getitem__(self, kind: object) -> dict[str, Any]:
         return dict(self._schemas[self._types.index(kind)])
+
+
+def _undented(schema: dict[str, Any]) -> dict[str, Any]:
+    return schema | {"description": inspect.cleandoc(schema.get("description", ""))}
 
 
 def _types(endpoints: Sequence[Endpoint]) -> Iterable[object]:
@@ -117,7 +121,7 @@ def _errors(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
 
     named = {
         str(status): _response(" or ".join(codes), JSON, schema)
-        for status, codes in by_status.items()
+        for status, codes in sorted(by_status.items())
     }
     return {**named, "default": _response("Any other error", JSON, schema)}
 

@@ -27,7 +27,7 @@ def decode_body(body: bytes, wanted: type[Wanted]) -> Wanted:
     Raises CallerError: invalid_name, invalid_size, else invalid_request.
     """
     try:
-        return msgspec.json.decode(body or b"{}", type=wanted)
+        return msgspec.convert(_integral(msgspec.json.decode(body or b"{}")), wanted)
     except msgspec.ValidationError as error:
         _refuse(body, str(error))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -45,6 +45,18 @@ def decode_query(query: bytes, wanted: type[Wanted]) -> Wanted:
     except msgspec.ValidationError as error:
         what, field = _parts(str(error))
         raise _invalid(f"query parameter {field}: {what}" if field else what) from None
+
+
+def _integral(value: object) -> object:
+    """`value` with its whole numbers as int, however they are written: JSON Schema says 1.0 is."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case dict():
+            return {key: _integral(item) for key, item in value.items()}
+        case list():
+            return [_integral(item) for item in value]
+    return value
 
 
 def _refuse(body: bytes, complaint: str) -> NoReturn:
