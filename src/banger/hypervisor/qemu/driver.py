@@ -21,7 +21,7 @@ from banger.hypervisor.base import (
     VMMHandle,
     VMMUsage,
 )
-from banger.hypervisor.qemu import args, console, failures, postmortem, sockets
+from banger.hypervisor.qemu import args, console, failures, monitor, postmortem, sockets
 from banger.hypervisor.qemu.control import ControlLink
 from banger.hypervisor.qemu.identity import (
     command_line_of,
@@ -32,6 +32,7 @@ from banger.hypervisor.qemu.identity import (
 )
 from banger.hypervisor.qemu.tsc import measure_tsc_khz
 from banger.hypervisor.qemu.usage import read_usage
+from banger.hypervisor.qemu.watch import Watch
 
 PROGRAM = "qemu-system-x86_64"
 
@@ -54,7 +55,7 @@ class Qemu:
         self._verdict: kvm.Verdict | None = None
         self._tsc_khz: asyncio.Future[int | None] | None = None
         self._links: dict[VMMHandle, ControlLink] = {}
-        self._watches: dict[VMMHandle, Callable[[], None]] = {}
+        self._watches: dict[VMMHandle, Watch] = {}
         self._bounds = console.Bounds()
 
     async def capabilities(self) -> Capabilities:
@@ -74,13 +75,13 @@ class Qemu:
         try:
             with (
                 sockets.listening(sockets.control_socket(plan.run_dir)) as control,
-                sockets.listening(sockets.monitor_socket(plan.run_dir)) as monitor,
+                sockets.listening(sockets.monitor_socket(plan.run_dir)) as qmp,
             ):
                 around = args.Surroundings(
                     program=program,
                     accelerator=accelerator.name,
                     control=control.fileno(),
-                    monitor=monitor.fileno(),
+                    monitor=qmp.fileno(),
                     tsc_khz=tsc_khz,
                 )
                 pid = _spawn(plan, around)
@@ -103,11 +104,8 @@ class Qemu:
             self._forget(handle)
             on_exit(self.exit_reason(handle))
 
-        self._forget(handle)
-        self._watches[handle] = process.on_exit(process_of(handle), ended)
-        log = args.console_log(command_line_of(handle.pid))
-        if log is not None:
-            self._bounds.add(handle.pid, log, postmortem.log_file(Path(handle.run_dir)))
+        self._unwatch(handle)
+        self._watches[handle] = Watch(handle, self._bounds, ended)
 
     def exit_reason(self, handle: VMMHandle) -> ExitReason:
         return postmortem.exit_reason(postmortem.read_log(Path(handle.run_dir)))
@@ -189,14 +187,15 @@ class Qemu:
         return link
 
     def _forget(self, handle: VMMHandle) -> None:
-        self._bounds.remove(handle.pid)
-        unwatch = self._watches.pop(handle, None)
-        if unwatch is not None:
-            unwatch()
-
+        self._unwatch(handle)
         link = self._links.pop(handle, None)
         if link is not None:
             link.close()
+
+    def _unwatch(self, handle: VMMHandle) -> None:
+        watch = self._watches.pop(handle, None)
+        if watch is not None:
+            watch.close()
 
 
 def _spawn(plan: LaunchPlan, around: args.Surroundings) -> int:
@@ -216,7 +215,7 @@ async def _started(pid: int, run_dir: Path) -> VMMHandle:
     child = process.reference(pid)
     try:
         async with asyncio.timeout(_START_SECONDS):
-            up = await sockets.serves(sockets.monitor_socket(run_dir))
+            up = await monitor.serves(sockets.monitor_socket(run_dir))
 
         handle = identify(pid, run_dir) if up else None
         if handle is not None:

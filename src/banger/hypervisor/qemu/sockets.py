@@ -6,7 +6,6 @@ that dies before it does is heard of at once.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 from collections.abc import Iterator
@@ -45,31 +44,3 @@ def listening(path: Path) -> Iterator[socket.socket]:
         path.chmod(0o600)
         listener.listen(1)
         yield listener
-
-
-async def serves(path: Path) -> bool:
-    """Wait until the QEMU behind the monitor socket `path` runs its main loop.
-
-    False when it ends before. A connection made earlier waits in the socket's queue.
-    """
-    try:
-        reader, writer = await asyncio.open_unix_connection(path)
-    except OSError:
-        return False
-    try:
-        # The greeting comes from a thread of its own, before devices are made and signals heard;
-        # commands are answered by the main loop.
-        writer.write(b'{"execute": "qmp_capabilities"}\n')
-        return await _answered(reader)
-    except (OSError, ValueError):
-        return False
-    finally:
-        writer.close()
-
-
-async def _answered(reader: asyncio.StreamReader) -> bool:
-    async for line in reader:
-        if line.startswith(b'{"return"'):
-            return True
-
-    return False
