@@ -6,12 +6,12 @@ import asyncio
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Protocol, TypedDict, Unpack
 
 import msgspec
 
-from banger.api.models import VMSpec, VMState
-from banger.daemon.images import Images
+from banger.api.models import Image, VMSpec, VMState
+from banger.daemon.operations import Progress
 from banger.daemon.store import Store
 from banger.daemon.store.rows import Handles, VMRow
 from banger.daemon.vms.keys import ClientKey
@@ -19,8 +19,23 @@ from banger.daemon.vms.steps import Hook
 from banger.host.config import Config
 from banger.host.paths import Paths
 from banger.hypervisor.base import Hypervisor, VMMHandle
+from banger.image.kernels import KernelFiles
+from banger.image.store import ImageFiles
 from banger.network.usermode import UserNetwork
 from banger.storage.base import RootDisk
+
+
+class ImageSource(Protocol):
+    """Where VMs get the files of their image and kernel, verified."""
+
+    async def resolve(self, name: str, progress: Progress) -> Image:
+        """The image called `name`, built first if it can be. Raises CallerError(unknown_image)."""
+
+    async def by_id(self, image_id: str) -> ImageFiles: ...
+
+    async def kernel_files(self, ref: str) -> KernelFiles: ...
+
+    async def initramfs(self, kernel_id: str) -> Path: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +45,7 @@ class Site:
     paths: Paths
     config: Config
     store: Store
-    images: Images
+    images: ImageSource
     client_key: ClientKey
     hypervisor: Hypervisor
     network: UserNetwork

@@ -64,6 +64,11 @@ class Watch:
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
+    async def settled(self) -> None:
+        """Return when no background work is left."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     async def close(self) -> None:
         """Stop following anything; the VMs go on."""
         tasks = [*self._tasks, *self._boots.values()]
