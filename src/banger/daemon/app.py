@@ -73,6 +73,7 @@ class _Resource:
         if endpoint is None:
             await self._refuse_method(scope, send)
             return
+
         try:
             answer = await endpoint.handler(await _read(scope, receive))
         except _BodyTooLongError as error:
@@ -95,6 +96,7 @@ class _Resource:
         if endpoint.media == JSON:
             await send_json(send, endpoint.status, answer)
             return
+
         pieces = cast("AsyncIterator[bytes]", answer)
         await send_stream(send, receive, endpoint.status, endpoint.media, pieces, self._closing)
 
@@ -132,13 +134,16 @@ async def _read(scope: Scope, receive: Receive) -> Call:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise _ClientGone
+
         part = message.get("body", b"")
         size += len(part)
         more = message.get("more_body", False) and size <= _DRAINED_MAX
         if size <= BODY_MAX:
             parts.append(part)
+
     if size > BODY_MAX:
         raise _BodyTooLongError
+
     return Call(scope["path_params"], scope["query_string"], b"".join(parts))
 
 

@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     if options.check_migrations:
         return _check_migrations(default_paths())
+
     ready = Readiness.from_environment()
     try:
         _run(default_paths(), ready)
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = str(error) or type(error).__name__
         _complain(ready, PermanentError(ErrorCode.DAEMON_START_FAILED, reason))
         return 1
+
     return 0
 
 
@@ -72,10 +74,12 @@ class Readiness:
         number = os.environ.pop(READY_FD, "")
         if not number.isdecimal():
             return cls(None)
+
         with suppress(OSError):
             # Not for the VMMs: the pipe would stay open for as long as they run.
             os.set_inheritable(int(number), False)
             return cls(int(number))
+
         return cls(None)
 
     def succeed(self) -> None:
@@ -89,9 +93,11 @@ class Readiness:
     def _say(self, line: bytes) -> None:
         if self._descriptor is None:
             return
+
         # Whoever asked may be gone.
         with suppress(OSError):
             os.write(self._descriptor, line)
+
         os.close(self._descriptor)
         self._descriptor = None
 
@@ -133,6 +139,7 @@ def _run(paths: Paths, ready: Readiness) -> None:
     os.umask(0o077)
     for directory in (paths.state, paths.cache, paths.run):
         ensure_private(directory)
+
     config = load_config(paths.config_file)
     with _lock(paths):
         start_logging(paths.daemon_log, config.log_level)
@@ -160,6 +167,7 @@ def _wait_for_lock(descriptor: int, paths: Paths) -> None:
         except BlockingIOError:
             if paths.socket.exists() or time.monotonic() > deadline:
                 raise _already_served(descriptor, paths.socket) from None
+
             time.sleep(_LOCK_POLL_SECONDS)
         else:
             return
@@ -182,6 +190,7 @@ async def _serve(paths: Paths, config: Config, ready: Readiness) -> None:
     stop, closing = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
     services = await compose(paths, config)
     try:
         server = Server(build_app(services, shutdown=stop.set, closing=closing), paths.socket)
@@ -200,6 +209,7 @@ async def _serve(paths: Paths, config: Config, ready: Readiness) -> None:
         await server.drain(_DRAIN_SECONDS)
     finally:
         await services.close()
+
     log.info("ended")
 
 

@@ -97,6 +97,7 @@ class Operations:
             raise TransientError(
                 ErrorCode.DAEMON_UNREACHABLE, "the daemon is stopping", hint="try again"
             )
+
         operation = Operation(
             id=f"op-{secrets.token_hex(5)}",
             kind=kind,
@@ -123,6 +124,7 @@ class Operations:
                 f"there is no operation {operation_id!r}",
                 hint="the daemon remembers the latest 1,000: GET /v1/operations lists them",
             )
+
         return operation
 
     async def list(self, limit: int = 100) -> list[Operation]:
@@ -137,6 +139,7 @@ class Operations:
         record = self._records.get(operation_id)
         if record is None:
             return await self.get(operation_id)
+
         await asyncio.wait([record.keeper])
         return record.operation
 
@@ -148,6 +151,7 @@ class Operations:
         record = self._records.get(operation_id)
         if record is not None:
             record.cancel(OperationState.CANCELLED, _CANCELLED)
+
         return await self.get(operation_id)
 
     async def cancel(self, operation_id: str) -> Operation:
@@ -169,6 +173,7 @@ class Operations:
         if record is None:
             yield await self.get(operation_id)
             return
+
         async for operation in record.follow():
             yield operation
 
@@ -212,16 +217,20 @@ class Operations:
         state, error = self._outcome(record)
         if error is not None:
             error = msgspec.structs.replace(error, operation=record.operation.id)
+
         return ended(record.operation, state, time.time(), error)
 
     def _outcome(self, record: _Record) -> tuple[OperationState, ErrorBody | None]:
         if record.body.cancelled():
             return record.ending or (OperationState.FAILED, self._unexpected(record))
+
         error = record.body.exception()
         if error is None:
             return OperationState.SUCCEEDED, None
+
         if isinstance(error, BangerError):
             return OperationState.FAILED, error.body()
+
         log.error("unexpected error", exc_info=error)
         return OperationState.FAILED, self._unexpected(record)
 
@@ -245,6 +254,7 @@ class Operations:
         except BangerError as error:
             log.warning("operation %s is not recorded: %s", operation.id, error.message)
             return False
+
         return True
 
 
@@ -269,6 +279,7 @@ class _Record:
             yield operation
             if operation.state is not OperationState.RUNNING:
                 return
+
             await changed.wait()
 
     def cancel(self, state: OperationState, error: ErrorBody) -> None:

@@ -74,8 +74,10 @@ class FakeVMs:
     async def show(self, ref: str) -> VM:
         if ref == "boom":
             raise ZeroDivisionError
+
         if ref not in self.vms:
             raise CallerError(ErrorCode.UNKNOWN_VM, f"there is no VM {ref!r}", hint="look")
+
         return self.vms[ref]
 
     async def create(self, request: CreateVM) -> Operation:
@@ -83,6 +85,7 @@ class FakeVMs:
         name = request.name or f"made-up-{len(self.vms)}"
         if name in self.vms:
             raise CallerError(ErrorCode.NAME_TAKEN, f"there is already a VM named {name!r}")
+
         self.vms[name] = VM(
             id=f"{len(self.vms):012x}",
             name=name,
@@ -151,6 +154,7 @@ class FakeImages:
     async def show(self, name: str) -> Image:
         if name not in self.images:
             raise CallerError(ErrorCode.UNKNOWN_IMAGE, f"there is no image {name!r}")
+
         return self.images[name]
 
     async def build(self, request: BuildImage) -> Operation:
@@ -168,6 +172,7 @@ class FakeImages:
     async def kernel(self, name: str) -> Kernel:
         if name != KERNEL.name:
             raise CallerError(ErrorCode.UNKNOWN_KERNEL, f"there is no kernel {name!r}")
+
         return KERNEL
 
 
@@ -279,6 +284,7 @@ class Stream:
     async def whole(self) -> Reply:
         while (piece := await self.next()) is not None:
             self.reply.body += piece
+
         return self.reply
 
 

@@ -151,6 +151,7 @@ def understood_or_refused(body: bytes, kind: type[Wanted]) -> Wanted | None:
         return decode_body(body, kind)
     except CallerError as error:
         refusal = error.message
+
     assert refusal
     assert "\n" not in refusal
     return None

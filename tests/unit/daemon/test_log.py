@@ -21,6 +21,7 @@ def root() -> Iterator[logging.Logger]:
     yield root
     for handler in root.handlers:
         handler.close()
+
     root.handlers, root.level = handlers, level
 
 
@@ -34,6 +35,7 @@ def test_a_record_is_one_line_with_its_operation(root: logging.Logger, tmp_path:
         raise ZeroDivisionError
     except ZeroDivisionError:
         logging.getLogger("banger.y").exception("failed")
+
     logging.getLogger("banger.z").debug("not at this level")
     first, second = path.read_text().splitlines()
     assert first.endswith(r"INFO banger.x [op-0123456789] two\nlines\rand more")
@@ -47,6 +49,7 @@ def test_the_file_is_bounded(
     start_logging(tmp_path / "bangerd.log", "debug")
     for _ in range(100):
         logging.getLogger("banger.x").debug("x" * 50)
+
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert set(sizes) == {"bangerd.log", "bangerd.log.1"}
     assert max(sizes.values()) <= 1000

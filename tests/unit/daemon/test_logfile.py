@@ -29,6 +29,7 @@ async def take(stream: AsyncIterator[bytes], size: int) -> bytes:
     taken = b""
     while len(taken) < size:
         taken += await anext(stream)
+
     return taken
 
 

@@ -88,6 +88,7 @@ def test_only_its_user_gets_at_its_files(daemon: Daemon) -> None:
     assert stat.S_IMODE(mode) == 0o600
     for directory in ("run", "state", "cache"):
         assert stat.S_IMODE((daemon.home / directory).stat().st_mode) == 0o700
+
     for path in (daemon.home / "state").iterdir():
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
 
@@ -200,6 +201,7 @@ def switches(pid: int) -> int:
         for line in (task / "status").read_text().splitlines():
             if "ctxt_switches" in line:
                 total += int(line.split()[1])
+
     return total
 
 

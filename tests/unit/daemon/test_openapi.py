@@ -77,6 +77,7 @@ def described() -> dict[str, Any]:
 async def test_what_is_served_is_what_the_tables_say(tmp_path: Path) -> None:
     async with fake_api(tmp_path) as api:
         served = (await api.ask("GET", "/openapi.json")).json(dict[str, Any])
+
     own = served["paths"].pop("/openapi.json")
     assert set(own) == {"get"}
     assert served == described()

@@ -196,6 +196,7 @@ async def test_events_begin_with_now_and_end_with_the_end(operations: Operations
         seen.append(operation)
         if operation.stages:
             gate.open.set()
+
     assert seen[0] == started
     assert seen[-1] == await operations.get(started.id)
     assert seen[-1].state is OperationState.SUCCEEDED
@@ -213,6 +214,7 @@ async def test_a_slow_reader_of_events_still_sees_the_last(operations: Operation
     async for operation in operations.events(started.id):
         seen.append(operation)
         await operations.wait(started.id)
+
     assert len(seen) == 2
     assert seen[-1].state is OperationState.SUCCEEDED
 
@@ -240,6 +242,7 @@ async def test_a_running_operation_is_on_record(operations: Operations, store: S
 async def test_an_unknown_operation_is_an_error(operations: Operations, method: str) -> None:
     with pytest.raises(CallerError) as caught:
         await getattr(operations, method)("op-0000000000")
+
     assert caught.value.code is ErrorCode.UNKNOWN_OPERATION
 
 
@@ -338,6 +341,7 @@ async def test_whatever_a_body_does_its_record_is_whole(actions: list[str], fail
                     progress.set_target(str(number), "name")
                 case _:
                     await asyncio.sleep(0)
+
         if fails:
             raise PermanentError(ErrorCode.TOOL_FAILED, "no")
 
@@ -350,6 +354,7 @@ async def test_whatever_a_body_does_its_record_is_whole(actions: list[str], fail
     assert all(stage.finished_at is not None for stage in final.stages)
     for operation in seen[:-1]:
         assert all(stage.finished_at is not None for stage in operation.stages[:-1])
+
     for earlier, later in itertools.pairwise(seen):
         names = [stage.name for stage in earlier.stages]
         assert [stage.name for stage in later.stages][: len(names)] == names

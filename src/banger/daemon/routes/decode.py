@@ -40,6 +40,7 @@ def decode_query(query: bytes, wanted: type[Wanted]) -> Wanted:
     values = dict(pairs)
     if len(values) != len(pairs):
         raise _invalid("a query parameter is given twice")
+
     try:
         return msgspec.convert(values, wanted, strict=False)
     except msgspec.ValidationError as error:
@@ -56,6 +57,7 @@ def _integral(value: object) -> object:
             return {key: _integral(item) for key, item in value.items()}
         case list():
             return [_integral(item) for item in value]
+
     return value
 
 
@@ -63,12 +65,14 @@ def _refuse(body: bytes, complaint: str) -> NoReturn:
     what, field = _parts(complaint)
     if field in _NAMES:
         _refuse_name(body, field)
+
     if field in _SIZES:
         raise CallerError(
             ErrorCode.INVALID_SIZE,
             f"{field}: {what}",
             hint="vcpus are from 1 to 64, sizes are whole numbers of bytes above zero",
         )
+
     raise _invalid(f"{field}: {what}" if field else what)
 
 

@@ -57,6 +57,7 @@ def status_of(code: ErrorCode, kind: ErrorKind) -> int:
     """The status an error is sent with: one retried safely or not at all says so by its kind."""
     if kind in (ErrorKind.TRANSIENT, ErrorKind.OUTCOME_UNKNOWN):
         return _BY_KIND[kind]
+
     return _BY_CODE.get(code, _BY_KIND[kind])
 
 

@@ -73,6 +73,7 @@ class Database:
     def _open(self) -> None:
         with translated(self._path):
             self._with_reserve(self._connect)
+
         self._reserve.fill()
 
     def _connect(self) -> None:
@@ -85,6 +86,7 @@ class Database:
         self._check(self._connection)
         for pragma in _PRAGMAS:
             self._connection.execute(pragma)
+
         migrate.migrate(self._connection, self._path, migrate.known())
 
     def _check(self, connection: sqlite3.Connection) -> None:
@@ -115,6 +117,7 @@ class Database:
 
         with translated(self._path):
             result = self._with_reserve(attempt)
+
         self._reserve.fill()
         return result
 
@@ -125,6 +128,7 @@ class Database:
             full = primary_code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
             if not full or not self._reserve.release():
                 raise
+
         return attempt()
 
 
@@ -140,4 +144,5 @@ def _transaction(connection: sqlite3.Connection, *, durable: bool) -> Iterator[N
         # SQLite has already rolled back by itself after some errors, a full disk among them.
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
         raise

@@ -55,6 +55,7 @@ def _meaning(path: Path, error: sqlite3.Error) -> BangerError:
                 f"the database {path} is locked by another process",
                 hint=f"see who has it open: fuser -v {path}",
             )
+
     return PermanentError(ErrorCode.INTERNAL, f"the database {path} failed: {error}")
 
 

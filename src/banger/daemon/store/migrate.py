@@ -74,15 +74,18 @@ def inspect(path: Path, steps: tuple[Migration, ...] | None = None) -> Inspectio
     steps = known() if steps is None else steps
     if not path.exists() or path.stat().st_size == 0:
         return Inspection(Verdict.NEEDED, f"no database yet: {path} will be created")
+
     try:
         with translated(path):
             check_header(path)
             missing = _inspect_file(path, steps)
     except PermanentError as error:
         return Inspection(Verdict.INCOMPATIBLE, error.message)
+
     if missing:
         names = ", ".join(f"{step.id:04}_{step.name}" for step in missing)
         return Inspection(Verdict.NEEDED, f"migrations needed: {names}")
+
     return Inspection(Verdict.UP_TO_DATE, f"up to date at {steps[-1].id:04}_{steps[-1].name}")
 
 
@@ -109,6 +112,7 @@ def _missing(
             f"this one knows up to {steps[-1].id})",
             hint="install that version again, or set BANGER_HOME to start afresh elsewhere",
         )
+
     return [step for step in steps if step.id not in applied]
 
 
@@ -116,8 +120,10 @@ def _applied(database: sqlite3.Connection, path: Path) -> set[int]:
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_schema")}
     if not tables:
         return set()
+
     if "schema_migrations" not in tables:
         raise corrupt(path, "it is a database, but not banger's")
+
     return {number for (number,) in database.execute("SELECT id FROM schema_migrations")}
 
 
@@ -129,4 +135,5 @@ def _apply(database: sqlite3.Connection, step: Migration) -> None:
     except sqlite3.Error:
         if database.in_transaction:
             database.execute("ROLLBACK")
+
         raise

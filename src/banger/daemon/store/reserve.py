@@ -27,10 +27,12 @@ class Reserve:
         """Set the space aside unless it is, or that leaves less than `margin` bytes; no error."""
         if self._held:
             return
+
         with contextlib.suppress(OSError):
             info = os.statvfs(self._path.parent)
             if info.f_bavail * info.f_frsize < SIZE + margin:
                 return
+
             self._allocate()
             self._held = True
 
@@ -41,6 +43,7 @@ class Reserve:
             self._path.unlink()
         except OSError:
             return False
+
         return True
 
     def _allocate(self) -> None:

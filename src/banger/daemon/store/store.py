@@ -80,6 +80,7 @@ class Store:
         def work(connection: sqlite3.Connection) -> None:
             with _name_taken(row.name):
                 connection.execute("INSERT INTO vms VALUES (?, ?, ?, ?, ?, ?)", _columns(row))
+
             _insert_leases(connection, row.id, leases)
 
         await self._database.write(work)
@@ -95,6 +96,7 @@ class Store:
                     " WHERE id = ?",
                     (*columns, identity),
                 )
+
             if cursor.rowcount == 0:
                 raise _unknown(row.name)
 
@@ -112,6 +114,7 @@ class Store:
         def work(connection: sqlite3.Connection) -> None:
             if connection.execute("SELECT 1 FROM vms WHERE id = ?", (vm_id,)).fetchone() is None:
                 raise _unknown(vm_id)
+
             connection.execute("DELETE FROM leases WHERE vm_id = ?", (vm_id,))
             _insert_leases(connection, vm_id, leases)
 
@@ -132,10 +135,13 @@ class Store:
             rows = await self._select(
                 _VM, "SELECT body FROM vms WHERE id BETWEEN ? AND ? LIMIT 5", ref, ref + "g"
             )
+
         if not rows:
             raise _unknown(ref)
+
         if len(rows) > 1:
             raise _ambiguous(ref, rows)
+
         return rows[0]
 
     async def vms(self) -> list[VMRow]:
@@ -187,6 +193,7 @@ class Store:
             for operation in running:
                 own = msgspec.structs.replace(error, operation=operation.id)
                 _put_operation(connection, ended(operation, OperationState.FAILED, now, own))
+
             return len(running)
 
         return await self._database.write(work)
@@ -216,6 +223,7 @@ def _name_taken(name: str) -> Iterator[None]:
     except sqlite3.IntegrityError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_UNIQUE:
             raise
+
         raise CallerError(
             ErrorCode.NAME_TAKEN,
             f"there is already a VM named {name!r}",

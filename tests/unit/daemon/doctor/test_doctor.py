@@ -29,6 +29,7 @@ class FakeQemu:
     async def capabilities(self) -> Capabilities:
         if isinstance(self._found, PermanentError):
             raise self._found
+
         return self._found
 
 
@@ -160,6 +161,7 @@ async def test_directories_of_no_vm_are_leftovers(paths: Paths) -> None:
     for name in ("111111111111", "222222222222"):
         (paths.vms / name).mkdir(parents=True)
         (paths.vm_run / name).mkdir(parents=True)
+
     paths.state.chmod(0o700)
     check = (await examine(paths, vm_ids={"111111111111"}))["leftovers"]
     assert check.status is CheckStatus.WARN

@@ -156,6 +156,7 @@ def test_on_a_full_disk_vms_are_still_stopped_and_deleted(tmp_path: Path) -> Non
     namespace = ["unshare", "--user", "--map-root-user", "--mount"]
     if subprocess.run([*namespace, "true"], capture_output=True).returncode != 0:
         pytest.skip("this host lets nobody make a user namespace")
+
     done = subprocess.run(
         [*namespace, "sh", "-c", mount, tmp_path, FILL_THE_DISK], capture_output=True, text=True
     )

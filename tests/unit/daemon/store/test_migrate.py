@@ -80,6 +80,7 @@ async def test_a_migration_that_fails_leaves_the_database_as_it_was(tmp_path: Pa
     database = connect(path)
     with pytest.raises(sqlite3.OperationalError):
         migrate.migrate(database, path, (*known(), broken))
+
     names = {name for (name,) in database.execute("SELECT name FROM sqlite_schema")}
     database.close()
     assert "half" not in names
@@ -95,6 +96,7 @@ async def test_a_database_of_a_newer_version_is_refused_and_kept(tmp_path: Path)
     before = path.read_bytes()
     with pytest.raises(PermanentError) as caught:
         await Store.open(path)
+
     assert caught.value.code is ErrorCode.STATE_CORRUPT
     assert "newer banger (schema 9" in caught.value.message
     assert caught.value.hint is not None
@@ -109,6 +111,7 @@ async def test_somebody_elses_database_is_refused(tmp_path: Path) -> None:
     database.close()
     with pytest.raises(PermanentError, match="not banger's"):
         await Store.open(path)
+
     assert inspect(path).verdict is Verdict.INCOMPATIBLE
 
 
@@ -120,6 +123,7 @@ async def test_what_is_not_a_database_is_refused_and_kept(
     path.write_bytes(content)
     with pytest.raises(PermanentError) as caught:
         await Store.open(path)
+
     assert caught.value.code is ErrorCode.STATE_CORRUPT
     assert path.read_bytes() == content
     assert inspect(path).verdict is Verdict.INCOMPATIBLE
@@ -131,9 +135,11 @@ async def test_a_damaged_database_is_refused_and_kept(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(os.urandom(8192))
+
     before = path.read_bytes()
     with pytest.raises(PermanentError) as caught:
         await Store.open(path)
+
     assert caught.value.code is ErrorCode.STATE_CORRUPT
     assert path.read_bytes() == before
 
@@ -144,6 +150,7 @@ async def test_a_truncated_database_is_refused(tmp_path: Path) -> None:
     os.truncate(path, 8192)
     with pytest.raises(PermanentError) as caught:
         await Store.open(path)
+
     assert caught.value.code is ErrorCode.STATE_CORRUPT
 
 
@@ -151,4 +158,5 @@ async def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "state.db").symlink_to(tmp_path / "elsewhere.db")
     with pytest.raises(PermanentError):
         await Store.open(tmp_path / "state.db")
+
     assert not (tmp_path / "elsewhere.db").exists()

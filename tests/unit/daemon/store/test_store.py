@@ -76,6 +76,7 @@ async def test_a_name_is_used_once(store: Store) -> None:
     await store.insert_vm(vm_row(1, name="dev"), [])
     with pytest.raises(CallerError) as caught:
         await store.insert_vm(vm_row(2, name="dev"), [Lease("port", "42002")])
+
     assert caught.value.code is ErrorCode.NAME_TAKEN
     assert await store.vms() == [vm_row(1, name="dev")]
     assert await store.leases("port") == set()
@@ -86,6 +87,7 @@ async def test_a_vm_is_not_renamed_to_a_name_in_use(store: Store) -> None:
     await store.insert_vm(vm_row(2, name="test"), [])
     with pytest.raises(CallerError) as caught:
         await store.save_vm(vm_row(2, name="dev"))
+
     assert caught.value.code is ErrorCode.NAME_TAKEN
     assert (await store.find_vm("test")).id == vm_row(2).id
 
@@ -94,6 +96,7 @@ async def test_a_taken_lease_is_named_and_nothing_is_inserted(store: Store) -> N
     await store.insert_vm(vm_row(1), [Lease("port", "42001")])
     with pytest.raises(LeaseTaken) as caught:
         await store.insert_vm(vm_row(2), [Lease("address", "10.0.0.1"), Lease("port", "42001")])
+
     assert caught.value.lease == Lease("port", "42001")
     assert await store.vm(vm_row(2).id) is None
     assert await store.leases("address") == set()
@@ -104,6 +107,7 @@ async def test_leases_are_replaced_all_or_none(store: Store) -> None:
     await store.insert_vm(vm_row(2), [Lease("port", "2")])
     with pytest.raises(LeaseTaken):
         await store.set_leases(vm_row(2).id, [Lease("port", "3"), Lease("port", "1")])
+
     assert await store.leases("port") == {"1", "2"}
     await store.set_leases(vm_row(2).id, [Lease("port", "3")])
     assert await store.leases("port") == {"1", "3"}
@@ -120,9 +124,11 @@ async def test_leases_go_with_their_vm(store: Store) -> None:
 async def test_a_deleted_vm_is_not_brought_back_by_saving_it(store: Store) -> None:
     with pytest.raises(CallerError) as caught:
         await store.save_vm(vm_row(1))
+
     assert caught.value.code is ErrorCode.UNKNOWN_VM
     with pytest.raises(CallerError):
         await store.set_leases(vm_row(1).id, [Lease("port", "1")])
+
     assert await store.vms() == []
 
 
@@ -150,6 +156,7 @@ async def test_a_beginning_of_several_ids_names_them(store: Store) -> None:
     await store.insert_vm(vm_row(vm_id="aab000000002", name="two"), [])
     with pytest.raises(CallerError) as caught:
         await store.find_vm("aa")
+
     assert caught.value.code is ErrorCode.AMBIGUOUS_VM
     assert "aaa000000001 (one), aab000000002 (two)" in caught.value.message
 
@@ -163,8 +170,10 @@ async def test_whatever_is_asked_for_what_is_not_there_is_unknown(
     for ref in refs:
         with pytest.raises(CallerError) as caught:
             await store.find_vm(ref)
+
         assert caught.value.code is ErrorCode.UNKNOWN_VM
         assert "\n" not in caught.value.message
+
     await store.close()
 
 
@@ -198,6 +207,7 @@ async def test_a_write_that_was_asked_for_happens_before_what_its_cancelled_aske
     insert.cancel()
     with pytest.raises(asyncio.CancelledError):
         await insert
+
     await store.delete_vm(vm_row(1).id)
     assert await store.vms() == []
 
@@ -205,6 +215,7 @@ async def test_a_write_that_was_asked_for_happens_before_what_its_cancelled_aske
 async def test_operations_are_listed_newest_first(store: Store) -> None:
     for number in (2, 3, 1):
         await store.save_operation(operation(number))
+
     assert await store.operations(2) == [operation(3), operation(2)]
 
 
@@ -229,6 +240,7 @@ async def test_old_operations_are_forgotten_but_never_a_running_one(
     await store.save_operation(operation(0, OperationState.RUNNING))
     for number in range(1, 10):
         await store.save_operation(operation(number))
+
     kept = [found.started_at for found in await store.operations(100)]
     assert kept == [9.0, 8.0, 7.0, 0.0]
 
@@ -238,4 +250,5 @@ async def test_a_row_that_does_not_read_is_said_to_be_corrupt(store: Store) -> N
     await store._database.write(lambda database: database.execute("UPDATE vms SET body = x'7b'"))
     with pytest.raises(BangerError) as caught:
         await store.vms()
+
     assert caught.value.code is ErrorCode.STATE_CORRUPT
