@@ -35,6 +35,11 @@ if [ -z "$DOCUMENTATION" ]; then
 		--dpkgopt='path-exclude=/usr/share/doc/*' \
 		--dpkgopt='path-include=/usr/share/doc/*/copyright'
 fi
+# Merges /usr from the start, which spares installing the package that does it and its Perl.
+merged=/usr/share/mmdebstrap/hooks/maybe-merged-usr
+if [ -d "$merged" ]; then
+	set -- "$@" --hook-dir="$merged"
+fi
 if [ -s "$WORK/host/host.sources" ]; then
 	sources=$WORK/host/host.sources
 else
@@ -72,7 +77,7 @@ find var/log -type f -delete
 : >etc/machine-id
 echo 'LANG=C.UTF-8' >etc/default/locale
 if [ -s "$WORK/host/mirror.conf" ]; then
-	cp "$WORK/host/mirror.conf" etc/apt/apt.conf.d/90mirror
+	install -m 0644 "$WORK/host/mirror.conf" etc/apt/apt.conf.d/90mirror
 fi
 for file in etc/apt/sources.list.d/0000*.sources; do
 	[ ! -e "$file" ] || mv "$file" etc/apt/sources.list.d/debian.sources

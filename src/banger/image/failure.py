@@ -17,12 +17,12 @@ _NO_KEY = re.compile(r"NO_PUBKEY|is not signed|signatures couldn't be verified|k
 _NO_RELEASE = re.compile(r"does not have a Release file|404\s+Not Found")
 _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded|not have enough (free )?space")
 
-# What mmdebstrap says after something else has failed, and lines that only introduce a cause.
-_EMPTY = re.compile(
-    r"E: (Some index files failed|Sub-process|\S+ .*failed( with|:|$)|mmdebstrap|setup failed"
-    r"|run_\w+|apt-get|received|child had|process exited)"
+# What mmdebstrap and apt say after something else has failed, which said why.
+_AFTERMATH = re.compile(
+    r"E: (Some index files|Sub-process|mmdebstrap|setup failed|run_|apt-get |env |chroot "
+    r"|.* failed$)"
 )
-_COMPLAINT = re.compile(r"(E|dpkg|Err:?\d*|tar|mke2fs|mount|cp|mv|unshare|debugfs): ?(.*)")
+_OTHERS = re.compile(r"(dpkg: error|tar|mke2fs|mount|cp|mv|install|unshare|debugfs|sh)\b.*: ")
 
 
 def explain(output: str, suite: str) -> BangerError:
@@ -61,13 +61,10 @@ def _hint(text: str) -> str:
 
 
 def _reasons(text: str) -> Iterator[str]:
-    """Complaints, the most telling first: specific ones as they came, then the last of any kind."""
-    lines = [line.strip() for line in text.splitlines()]
-    complaints = [line for line in lines if _COMPLAINT.match(line)]
-    yield from (_bare(line) for line in complaints if not _EMPTY.match(line))
-    yield from (_bare(line) for line in reversed(complaints))
-    yield from (line for line in reversed(lines) if line)
-
-
-def _bare(line: str) -> str:
-    return line.removeprefix("E: ")
+    """Lines that may say why, the most telling first."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("E: ")]
+    yield from (line[3:] for line in errors if not _AFTERMATH.match(line))
+    yield from (line for line in lines if _OTHERS.match(line))
+    yield from (line[3:] for line in reversed(errors))
+    yield from reversed(lines)
