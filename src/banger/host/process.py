@@ -20,14 +20,8 @@ class ProcessRef(msgspec.Struct, frozen=True, kw_only=True):
 
 def reference(pid: int) -> ProcessRef | None:
     """The process that has `pid` now; None when there is none, or only a zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    # The command name is in parentheses and may itself hold spaces and parentheses.
-    fields = stat[stat.rindex(b")") + 2 :].split()
-    state, start_time = fields[0], int(fields[19])
-    return None if state in (b"Z", b"X") else ProcessRef(pid=pid, start_time=start_time)
+    state, process = _look(pid)
+    return None if state in (b"Z", b"X") else process
 
 
 def alive(process: ProcessRef) -> bool:
@@ -82,7 +76,9 @@ def on_exit(process: ProcessRef, callback: Callable[[], None]) -> Callable[[], N
     except ProcessLookupError:
         handle = loop.call_soon(callback)
         return handle.cancel
-    if not alive(process):
+    # A process whose first thread is a zombie may have others that still hold its files: only the
+    # pidfd knows when all have ended.
+    if _look(process.pid)[1] != process:
         os.close(descriptor)
         handle = loop.call_soon(callback)
         return handle.cancel
@@ -101,3 +97,14 @@ def on_exit(process: ProcessRef, callback: Callable[[], None]) -> Callable[[], N
 
     loop.add_reader(descriptor, ended)
     return stop
+
+
+def _look(pid: int) -> tuple[bytes, ProcessRef | None]:
+    """The state of the first thread of `pid` (proc_pid_stat(5)) and the process, zombie or not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return b"X", None
+    # The command name is in parentheses and may itself hold spaces and parentheses.
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    return fields[0], ProcessRef(pid=pid, start_time=int(fields[19]))
