@@ -1,7 +1,8 @@
 """Commands and shells in a guest, over ssh: its streams, its terminal and its exit status are ours.
 
 ssh(1) writes what it has to say itself into a file of its own (-E), so the guest's standard error
-stays as the guest wrote it, and an exit status of 255 can be told from ssh's own failure.
+stays as the guest wrote it. There it also notes that an exit status came from the guest, which
+tells a guest's 255 from ssh's own failure.
 
 Without a terminal a signal cannot travel as a key press. The local ssh then runs with the signals
 blocked, and for each one that banger gets, a second ssh sends it to every guest process that has
@@ -28,10 +29,13 @@ from banger.host.runner import start_foreground
 
 _SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 _SSH_FAILED = 255
+_LOG_MAX = 65536
+_GUEST_STATUS = b"rtype exit-status"
 
 # A shell that runs the command as its child turns death by a signal into 128 + its number, which
-# sshd does not; its traps let it outlive a signal that is sent to the whole session.
-_WRAPPER = 'trap : HUP INT QUIT TERM; "$@"; exit $?'
+# sshd does not. Its traps let it outlive a signal that is sent to the whole session, and without
+# a standard error of its own it cannot add "Killed" to the command's.
+_WRAPPER = 'trap : HUP INT QUIT TERM; exec 3>&2 2>/dev/null; (exec "$@" 2>&3 3>&-); exit $?'
 _LOGIN_SHELL = ("sh", "-c", 'exec "${SHELL:-/bin/sh}" -l')
 
 # Tries for ten seconds, because the signal may come before sshd has started the command.
@@ -78,19 +82,19 @@ def run_session(session: Session) -> int:
 
     Raises TransientError(ssh_failed) when ssh could not connect or lost the connection.
     """
-    complaints = os.memfd_create("ssh-log")
+    log = os.memfd_create("ssh-log")
     try:
         if session.ssh_args or session.wants_terminal:
-            status = _run_on_terminal(session, _log_path(complaints))
+            status = _run_on_terminal(session, _log_path(log))
         else:
-            status = _run_on_streams(session, _log_path(complaints))
+            status = _run_on_streams(session, _log_path(log))
 
         if status == _SSH_FAILED:
-            _raise_complaint(session, complaints)
+            _raise_complaint(session, os.pread(log, _LOG_MAX, 0))
 
         return status
     finally:
-        os.close(complaints)
+        os.close(log)
 
 
 def ssh_command(endpoint: SSHEndpoint, log_path: str | None = None) -> list[str]:
@@ -101,6 +105,9 @@ def ssh_command(endpoint: SSHEndpoint, log_path: str | None = None) -> list[str]
     """
     options = {
         "LogLevel": "ERROR",
+        # OpenSSH 8.5 and later; to tell who an exit status of 255 is from.
+        "IgnoreUnknown": "LogVerbose",
+        "LogVerbose": "clientloop.c:client_input_channel_req():*",
         "BatchMode": "yes",
         "User": endpoint.user,
         "Port": str(endpoint.port),
@@ -255,15 +262,17 @@ def _terminal_kept() -> Iterator[None]:
                 termios.tcsetattr(0, termios.TCSADRAIN, attributes)
 
 
-def _raise_complaint(session: Session, complaints: int) -> None:
-    text = os.pread(complaints, 65536, 0).decode(errors="replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if lines:
-        raise TransientError(
-            ErrorCode.SSH_FAILED,
-            f"ssh to {session.name} ended: {lines[-1]}",
-            hint=f"see: banger vm show {session.name}, banger vm logs {session.name}",
-        )
+def _raise_complaint(session: Session, log: bytes) -> None:
+    if _GUEST_STATUS in log:
+        return
+
+    lines = [line.strip() for line in log.decode(errors="replace").splitlines() if line.strip()]
+    reason = lines[-1] if lines else "the connection was closed"
+    raise TransientError(
+        ErrorCode.SSH_FAILED,
+        f"ssh to {session.name} ended: {reason}",
+        hint=f"see: banger vm show {session.name}, banger vm logs {session.name}",
+    )
 
 
 def _shell_status(status: int) -> int:
