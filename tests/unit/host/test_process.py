@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,19 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
     yield process
     process.kill()
     process.wait()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[subprocess.Popen[bytes]]:
+    """Its first thread ends alone (exit(2) is system call 60) while the other goes on."""
+    program = (
+        "import ctypes, sys, threading\n"
+        "threading.Thread(target=sys.stdin.read).start()\n"
+        "ctypes.CDLL(None).syscall(60, 0)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as process:
+        yield process
+        process.kill()
 
 
 def of(child: subprocess.Popen[bytes]) -> ProcessRef:
@@ -71,6 +85,22 @@ async def test_an_end_is_told_once(child: subprocess.Popen[bytes]) -> None:
     await asyncio.sleep(0)
     assert not ended.is_set()
     child.kill()
+    await ended.wait()
+
+
+async def test_an_end_is_the_end_of_the_last_thread(
+    two_threads: subprocess.Popen[bytes],
+) -> None:
+    process = of(two_threads)
+    while alive(process):  # noqa: ASYNC110, nobody tells of it
+        await asyncio.sleep(0.01)
+
+    ended = asyncio.Event()
+    on_exit(process, ended.set)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(ended.wait(), 0.05)
+
+    two_threads.kill()
     await ended.wait()
 
 
