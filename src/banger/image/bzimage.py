@@ -32,6 +32,8 @@ _OLDEST_PROTOCOL = 0x208
 
 # lz4_Block_format.md, "legacy frame": after the magic number, blocks of at most 8 MiB unpacked.
 _LZ4_BLOCK = 8 * 1024**2
+# scripts/Makefile.lib, size_append: the unpacked size follows what these two do not skip.
+_SIZE_APPENDED = 4
 _ELF64_LITTLE_ENDIAN = b"\x7fELF\x02\x01"
 _EM_X86_64 = 62
 _PT_LOAD = 1
@@ -150,7 +152,7 @@ def _zstd(packed: bytes) -> Iterator[bytes]:
 
     # The kernel packs with a window of up to 128 MiB (scripts/Makefile.lib, zstd22).
     decoder = zstandard.ZstdDecompressor(max_window_size=2**27)
-    reader = decoder.stream_reader(io.BytesIO(packed))
+    reader = decoder.stream_reader(io.BytesIO(packed[:-_SIZE_APPENDED]))
     try:
         while piece := reader.read(_CHUNK):
             yield piece
@@ -163,8 +165,7 @@ def _lz4(packed: bytes) -> Iterator[bytes]:
     import lz4.block
 
     position = 4
-    # scripts/Makefile.lib, size_append: the unpacked size follows the last block.
-    end = len(packed) - 4
+    end = len(packed) - _SIZE_APPENDED
     while position < end:
         (length,) = struct.unpack_from("<I", packed, position)
         block = packed[position + 4 : position + 4 + length]

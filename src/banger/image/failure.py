@@ -22,7 +22,7 @@ _AFTERMATH = re.compile(
     r"E: (Some index files|Sub-process|mmdebstrap|setup failed|run_|apt-get |env |chroot "
     r"|.* failed$)"
 )
-_OTHERS = re.compile(r"(dpkg: error|tar|mke2fs|mount|cp|mv|install|unshare|debugfs|sh)\b.*: ")
+_OTHERS = re.compile(r"dpkg: error|(tar|mke2fs|mount|cp|mv|install|unshare|debugfs|sh): ")
 
 
 def explain(output: str, suite: str) -> BangerError:

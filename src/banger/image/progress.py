@@ -14,7 +14,7 @@ EXTRACT = "extract kernel"
 PUBLISH = "publish"
 
 _INSTALLED = re.compile(r"\d+ upgraded, (\d+) newly installed")
-_SIZE = re.compile(r"Need to get (?:[\d.,]+ \w+/)?([\d.,]+ \w+) of archives")
+_SIZE = re.compile(r"Need to get ([\d.,]+ \w+)(?:/[\d.,]+ \w+)? of archives")
 _PACKAGE = re.compile(r"(Unpacking|Setting up) ([a-z0-9][a-z0-9+.-]+)")
 _STAGE = re.compile(r"banger: (.+)")
 
