@@ -105,7 +105,8 @@ write_ext4() {
 		-O none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum \
 		-E root_owner=0:0,assume_storage_prezeroed=1 \
 		-e remount-ro -L "$1" -d "$2" "$3" "$(($4 / 4096))"
-	debugfs -w -R "set_inode_field <2> mode 040$5" "$3"
+	# inode(7): 04 is what makes it a directory.
+	debugfs -w -R "set_inode_field / mode 04$5" "$3"
 }
 write_ext4 banger-root "$tree" "$SEEDS/rootfs.ext4" "$ROOT_SIZE" 0755
 write_ext4 banger-work "$tree/root" "$SEEDS/work.ext4" "$WORK_SIZE" 0700

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import struct
 from pathlib import Path
 
@@ -31,3 +32,7 @@ def bzimage(payload: bytes, *, version: int = 0x20F, setup_sectors: int = 4) -> 
     struct.pack_into("<H", setup, 0x206, version)
     struct.pack_into("<II", setup, 0x248, offset, len(payload))
     return bytes(setup) + bytes(offset) + payload + b"the rest"
+
+
+KERNEL = elf()
+PACKED = gzip.compress(KERNEL)
