@@ -17,6 +17,10 @@ CONTROL_PORT = "banger.control"
 # MiB of translated code kept. QEMU's own default is 1 GiB, which a long-lived guest does fill.
 _TB_SIZE = 64
 
+# Without what costs more than it gives when emulated: `rep movsb` is done byte by byte, so a kernel
+# must not think it fast, and SMAP makes each of its copies from and to programs slower.
+_EMULATED_CPU = "max,-erms,-fsrm,-smap"
+
 # A guest that breaks out of the VMM finds no way to run programs or to gain privileges.
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -93,7 +97,7 @@ def _machine(plan: LaunchPlan, around: Surroundings) -> list[str]:
     return [
         *("-machine", machine),
         *("-accel", emulator if emulated else "kvm"),
-        *("-cpu", "max" if emulated else "host"),
+        *("-cpu", _EMULATED_CPU if emulated else "host"),
         *("-smp", str(plan.vcpus)),
         *("-m", f"size={plan.memory}b"),
         # Legacy virtio-mmio is the default, and slower.
