@@ -17,10 +17,15 @@ class GuestCommand(click.Command):
         ctx.ensure_object(App).failure_status = OWN_FAILURE
         cut = args.index("--") if "--" in args else len(args)
         ctx.params["command"] = tuple(args[cut + 1 :])
-        if cut + 1 == len(args):
+        if cut + 1 == len(args) and not ctx.resilient_parsing:
             raise click.UsageError("no command follows --", ctx)
 
-        return super().parse_args(ctx, args[:cut])
+        ctx.allow_extra_args = True
+        extra = super().parse_args(ctx, args[:cut])
+        if extra and not ctx.resilient_parsing:
+            raise click.UsageError(f"{extra[0]!r} is too much: the guest's command follows --", ctx)
+
+        return extra
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return [*super().collect_usage_pieces(ctx), "[-- COMMAND...]"]

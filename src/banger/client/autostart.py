@@ -52,8 +52,8 @@ def connect(
 
     `host` is the path of a socket, `unix://` before it or not; such a daemon is never started or
     replaced. The embedded one is started if it does not run and `start` is set, and restarted if
-    it is of another version and has nothing under way; `notify` hears about the latter. `timeout` is
-    how many seconds a daemon may stay silent before it is given up.
+    it is of another version and has nothing under way; `notify` hears about the latter. A daemon
+    that stays silent for `timeout` seconds is given up.
 
     Raises TransientError(daemon_unreachable), and PermanentError: socket_insecure when the
     socket's directory is not private, daemon_start_failed or what kept the daemon from starting.
@@ -83,17 +83,16 @@ class EmbeddedDaemon:
     def connect(self, *, start: bool = True) -> Client:
         """A client for it; see `connect` above."""
         check_socket_path(self._paths.socket)
+        if not start and not self._paths.run.exists():
+            raise _not_running()
+
         _make_private(self._paths.run)
         client = Client(self._paths.socket, timeout=self._timeout)
         try:
             running = client.version()
         except TransientError:
             if not start:
-                raise TransientError(
-                    ErrorCode.DAEMON_UNREACHABLE,
-                    "the daemon is not running",
-                    hint="start it with: banger daemon start",
-                ) from None
+                raise _not_running() from None
 
             self._start_once(client)
         else:
@@ -200,6 +199,14 @@ def _make_private(directory: Path) -> None:
         ensure_private(directory)
     except OSError as error:
         raise _start_failed(f"cannot use {directory}: {error.strerror}") from None
+
+
+def _not_running() -> TransientError:
+    return TransientError(
+        ErrorCode.DAEMON_UNREACHABLE,
+        "the daemon is not running",
+        hint="start it with: banger daemon start",
+    )
 
 
 def _start_failed(

@@ -41,6 +41,9 @@ def report_crash(error: Exception, *, as_json: bool) -> None:
     """Tell of what nobody expected."""
     _show_traceback(error)
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
     hint = "BANGER_DEBUG=1 before the command shows where; please report it"
     report(PermanentError(ErrorCode.INTERNAL, what, hint=hint), as_json=as_json)
 
