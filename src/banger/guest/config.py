@@ -35,7 +35,7 @@ class GuestConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def vm_archive(config: GuestConfig) -> bytes:
-    """The newc archive with this VM's files, all below `vm/`; guest/files/init says what each is.
+    """The newc archive with this VM's files, settings for init and what goes into /run/banger.
 
     It holds the VM's private host key: whoever writes it to a file keeps others from reading that.
     """
@@ -43,13 +43,12 @@ def vm_archive(config: GuestConfig) -> bytes:
         [
             cpio.directory("vm", 0o700),
             _text("vm/settings", _settings(config)),
-            _text("vm/machine-id", machine_id(config.vm_id)),
-            _text("vm/hostname", config.hostname),
-            _text("vm/hosts", _hosts(config.hostname)),
-            _text("vm/resolv.conf", "\n".join(f"nameserver {server}" for server in config.dns)),
-            _text("vm/authorized_keys", config.authorized_key),
-            cpio.file("vm/ssh_host_ed25519_key", config.host_key, 0o600),
-            _text("vm/ssh_host_ed25519_key.pub", config.host_key_public),
+            cpio.directory("guest"),
+            cpio.directory("guest/run"),
+            cpio.directory("guest/run/banger"),
+            _text("guest/run/banger/authorized_keys", config.authorized_key),
+            _text("guest/run/banger/ssh_host_ed25519_key.pub", config.host_key_public),
+            cpio.file("guest/run/banger/ssh_host_ed25519_key", config.host_key, 0o600),
         ]
     )
 
@@ -66,7 +65,14 @@ def kernel_cmdline(*, emulated: bool, extra: str = "") -> str:
     flaws cost time there and protect nothing. The hypervisor adds what it alone knows (the rate of
     the emulated clock).
     """
-    words = ["console=ttyS0", "quiet", "panic=-1", "net.ifnames=0", "cryptomgr.notests"]
+    words = [
+        "console=ttyS0",
+        "quiet",
+        "panic=-1",
+        "net.ifnames=0",
+        "cryptomgr.notests",
+        "systemd.unit=banger.target",
+    ]
     if emulated:
         words += ["mitigations=off", "no_timer_check"]
 
@@ -75,24 +81,14 @@ def kernel_cmdline(*, emulated: bool, extra: str = "") -> str:
 
 def _settings(config: GuestConfig) -> str:
     values = {
-        "mac": config.mac,
+        "hostname": config.hostname,
         "address": f"{config.address}/{config.prefix}",
         "gateway": config.gateway,
+        "dns": " ".join(config.dns),
+        "machine_id": machine_id(config.vm_id),
         "grow_root": "yes" if config.grow_root else "",
     }
     return "\n".join(f"{name}={shlex.quote(value)}" for name, value in values.items())
-
-
-def _hosts(hostname: str) -> str:
-    return "\n".join(
-        [
-            "127.0.0.1 localhost",
-            f"127.0.1.1 {hostname}",
-            "::1 localhost ip6-localhost ip6-loopback",
-            "ff02::1 ip6-allnodes",
-            "ff02::2 ip6-allrouters",
-        ]
-    )
 
 
 def _text(name: str, text: str) -> cpio.Entry:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -19,18 +19,30 @@ from banger.guest.modules import Module, load_order
 
 BUSYBOX = Path("/bin/busybox")
 
-# In the order they are inserted: the disks first, since mounting them is what init waits for.
-MODULES = (
-    "virtio_mmio",
-    "virtio_blk",
-    "ext4",
-    "virtio_net",
-    "virtio_console",
-)
+# Root cannot be mounted before the first are in; nothing in init waits for the others.
+DISK_MODULES = ("virtio_mmio", "virtio_blk", "ext4")
+OTHER_MODULES = ("virtio_net", "virtio_console")
 
-_UNITS = "guest/system"
-_WANTED = ("banger-control.service",)
-_MASKED = ("getty@tty1.service",)
+_MASKED = (
+    "system/getty@tty1.service",
+    *(
+        f"system-generators/systemd-{name}-generator"
+        for name in (
+            "cryptsetup",
+            "debug",
+            "fstab",
+            "getty",
+            "gpt-auto",
+            "hibernate-resume",
+            "integritysetup",
+            "rc-local",
+            "run",
+            "system-update",
+            "sysv",
+            "veritysetup",
+        )
+    ),
+)
 
 _ELF = b"\x7fELF"
 _EXECUTABLES = frozenset({"init"})
@@ -44,13 +56,12 @@ def build_initramfs(modules: Path, out: Path, busybox: Path = BUSYBOX) -> None:
     busybox, image_corrupt when the tree lacks a file it names.
     """
     program = _read_busybox(busybox)
-    order = load_order(modules, MODULES)
-    _write(out, cpio.archive(_entries(program, order)), durable=True)
+    _write(out, cpio.archive(_entries(program, modules)), durable=True)
 
 
 def fingerprint(busybox: Path = BUSYBOX) -> str:
     """What identifies everything in the shared part but the modules; 64 hex digits."""
-    digest = hashlib.sha256("\0".join(MODULES).encode())
+    digest = hashlib.sha256("\0".join([*DISK_MODULES, "", *OTHER_MODULES]).encode())
     for entry in (*_guest_files(), cpio.file("bin/busybox", _read_busybox(busybox))):
         digest.update(f"\0{entry.name}\0{entry.mode}\0{len(entry.data)}\0".encode())
         digest.update(entry.data)
@@ -66,28 +77,31 @@ def write_initrd(shared: Path, archive: bytes, out: Path) -> None:
     _write(out, shared.read_bytes() + archive, durable=False)
 
 
-def _entries(busybox: bytes, order: tuple[Module, ...]) -> Iterator[cpio.Entry]:
+def _entries(busybox: bytes, modules: Path) -> Iterator[cpio.Entry]:
     yield from _guest_files()
     for name in ("bin", "dev", "lib", "lib/modules", "newroot", "proc", "run", "sys"):
         yield cpio.directory(name)
 
     yield cpio.file("bin/busybox", busybox, 0o755)
-    names = [f"{module.name}.ko" for module in order]
-    for name, module in zip(names, order, strict=True):
-        yield cpio.file(f"lib/modules/{name}", module.read())
+    disk = load_order(modules, DISK_MODULES)
+    others = [module for module in load_order(modules, OTHER_MODULES) if module not in disk]
+    for module in (*disk, *others):
+        yield cpio.file(f"lib/modules/{module.name}.ko", module.read())
 
-    yield cpio.file("etc/modules", "".join(f"{name}\n" for name in names).encode())
+    yield cpio.file("etc/modules-disk", _names(disk))
+    yield cpio.file("etc/modules", _names(others))
+
+
+def _names(modules: Sequence[Module]) -> bytes:
+    return "".join(f"{module.name}.ko\n" for module in modules).encode()
 
 
 def _guest_files() -> Iterator[cpio.Entry]:
     yield from _walk(resources.files("banger.guest") / "files", "")
-    # Links, because archives of Python packages cannot hold any.
-    yield cpio.directory(f"{_UNITS}/sysinit.target.wants")
-    for unit in _WANTED:
-        yield cpio.symlink(f"{_UNITS}/sysinit.target.wants/{unit}", f"../{unit}")
-
-    for unit in _MASKED:
-        yield cpio.symlink(f"{_UNITS}/{unit}", "/dev/null")
+    # systemd leaves out what is a link to /dev/null; archives of Python packages hold no links.
+    yield cpio.directory("guest/run/systemd/system-generators")
+    for path in _MASKED:
+        yield cpio.symlink(f"guest/run/systemd/{path}", "/dev/null")
 
 
 def _walk(folder: Traversable, prefix: str) -> Iterator[cpio.Entry]:

@@ -31,50 +31,51 @@ def unpacked(config: GuestConfig, folder: Path) -> Path:
         cwd=folder,
         check=True,
     )
-    return folder / "vm"
+    return folder
 
 
-@pytest.fixture
-def vm(tmp_path: Path) -> Path:
-    return unpacked(CONFIG, tmp_path)
+def settings(config: GuestConfig, folder: Path, names: str) -> str:
+    """What a shell says the settings `names` are, once it has read them as init does."""
+    script = f'. ./vm/settings; for name in {names}; do eval "echo \\"\\$$name\\""; done'
+    root = unpacked(config, folder)
+    return subprocess.run(
+        ["sh", "-c", script], cwd=root, capture_output=True, text=True, check=True
+    ).stdout
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("hostname", "dev\n"),
-        ("resolv.conf", "nameserver 10.213.0.3\nnameserver 10.213.0.4\n"),
         ("authorized_keys", "ssh-ed25519 AAAA banger\n"),
         ("ssh_host_ed25519_key", "-----BEGIN OPENSSH PRIVATE KEY-----\n"),
         ("ssh_host_ed25519_key.pub", "ssh-ed25519 BBBB\n"),
     ],
 )
-def test_each_file_says_what_the_configuration_does(vm: Path, name: str, text: str) -> None:
-    assert (vm / name).read_text() == text
+def test_keys_go_to_the_guests_run_directory(tmp_path: Path, name: str, text: str) -> None:
+    assert (unpacked(CONFIG, tmp_path) / "guest/run/banger" / name).read_text() == text
 
 
-def test_the_name_stands_in_hosts(vm: Path) -> None:
-    assert "127.0.1.1 dev\n" in (vm / "hosts").read_text()
+def test_settings_say_what_the_configuration_does(tmp_path: Path) -> None:
+    names = "hostname address gateway dns"
+    lines = "dev\n10.213.0.15/16\n10.213.0.2\n10.213.0.3 10.213.0.4\n"
+    assert settings(CONFIG, tmp_path, names) == lines
 
 
-def test_nobody_but_root_reads_any_of_it(vm: Path) -> None:
-    assert {path.stat().st_mode & 0o077 for path in [vm, *vm.iterdir()]} == {0}
+def test_nobody_but_root_reads_any_of_it(tmp_path: Path) -> None:
+    root = unpacked(CONFIG, tmp_path)
+    files = [path for path in root.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o077 for path in [root / "vm", *files]} == {0}
 
 
-def test_settings_are_shell_and_quoted(tmp_path: Path) -> None:
-    settings = unpacked(msgspec.structs.replace(CONFIG, gateway="$(reboot)"), tmp_path) / "settings"
-    said = subprocess.run(
-        ["sh", "-c", f'. {settings}; echo "$address|$gateway|$grow_root"'],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert said.stdout == "10.213.0.15/16|$(reboot)|\n"
+def test_what_looks_like_shell_is_only_a_value(tmp_path: Path) -> None:
+    config = msgspec.structs.replace(CONFIG, gateway="$(reboot)")
+    assert settings(config, tmp_path, "gateway") == "$(reboot)\n"
 
 
-def test_growing_the_root_is_asked_for_only_when_wanted(tmp_path: Path) -> None:
-    vm = unpacked(msgspec.structs.replace(CONFIG, grow_root=True), tmp_path)
-    assert "grow_root=yes\n" in (vm / "settings").read_text()
+@pytest.mark.parametrize(("wanted", "said"), [(True, "yes\n"), (False, "\n")])
+def test_the_root_is_grown_only_when_wanted(tmp_path: Path, *, wanted: bool, said: str) -> None:
+    config = msgspec.structs.replace(CONFIG, grow_root=wanted)
+    assert settings(config, tmp_path, "grow_root") == said
 
 
 def test_a_machine_id_is_a_vms_own_and_stays() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import stat
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from banger.api.errors import ErrorCode, PermanentError
 from banger.guest import cpio, initramfs
+from banger.guest.config import kernel_cmdline
 from banger.guest.initramfs import build_initramfs, fingerprint, write_initrd
 
 
@@ -18,9 +20,12 @@ from banger.guest.initramfs import build_initramfs, fingerprint, write_initrd
 def modules(tmp_path: Path) -> Path:
     tree = tmp_path / "modules"
     tree.mkdir()
-    (tree / "modules.dep").write_text("virtio_blk.ko: virtio.ko\nvirtio.ko:\n")
+    (tree / "modules.dep").write_text(
+        "virtio_blk.ko: virtio.ko\nvirtio.ko:\nvirtio_net.ko: virtio.ko\n"
+    )
     (tree / "virtio_blk.ko").write_bytes(b"blk")
     (tree / "virtio.ko").write_bytes(b"virtio")
+    (tree / "virtio_net.ko").write_bytes(b"net")
     return tree
 
 
@@ -45,18 +50,26 @@ def test_it_holds_init_busybox_and_the_modules_in_order(
     root = unpacked(tmp_path / "out", tmp_path / "root")
     assert stat.S_IMODE((root / "init").stat().st_mode) == 0o755
     assert (root / "bin/busybox").read_bytes() == busybox.read_bytes()
-    assert (root / "etc/modules").read_text() == "virtio.ko\nvirtio_blk.ko\n"
+    assert (root / "etc/modules-disk").read_text() == "virtio.ko\nvirtio_blk.ko\n"
+    assert (root / "etc/modules").read_text() == "virtio_net.ko\n"
     assert (root / "lib/modules/virtio_blk.ko").read_bytes() == b"blk"
 
 
-def test_wanted_units_are_links_to_units_that_are_there(
+def test_systemd_starts_with_a_target_that_is_there_and_wants_what_is(
     tmp_path: Path, modules: Path, busybox: Path
 ) -> None:
     build_initramfs(modules, tmp_path / "out", busybox)
-    system = unpacked(tmp_path / "out", tmp_path / "root") / "guest/system"
-    wanted = [path for folder in system.glob("*.wants") for path in folder.iterdir()]
-    assert wanted
-    assert all(path.is_symlink() and path.is_file() for path in wanted)
+    units = unpacked(tmp_path / "out", tmp_path / "root") / "guest/run/systemd/system"
+    (target,) = re.findall(r"systemd\.unit=(\S+)", kernel_cmdline(emulated=True))
+    (wants,) = re.findall(r"^Wants=(.*)$", (units / target).read_text(), re.MULTILINE)
+    assert all((units / unit).is_file() for unit in wants.split())
+
+
+def test_masks_are_links_to_nowhere(tmp_path: Path, modules: Path, busybox: Path) -> None:
+    build_initramfs(modules, tmp_path / "out", busybox)
+    systemd = unpacked(tmp_path / "out", tmp_path / "root") / "guest/run/systemd"
+    links = {path.readlink() for path in systemd.rglob("*") if path.is_symlink()}
+    assert links == {Path("/dev/null")}
 
 
 def test_the_same_input_is_the_same_file(tmp_path: Path, modules: Path, busybox: Path) -> None:
@@ -71,7 +84,7 @@ def test_the_fingerprint_follows_what_goes_in(
 ) -> None:
     before = fingerprint(busybox)
     assert fingerprint(busybox) == before
-    monkeypatch.setattr(initramfs, "MODULES", ("virtio_blk",))
+    monkeypatch.setattr(initramfs, "DISK_MODULES", ("virtio_blk",))
     other_modules = fingerprint(busybox)
     busybox.write_bytes(b"\x7fELF newer")
     assert len({before, other_modules, fingerprint(busybox)}) == 3
