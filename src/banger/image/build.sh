@@ -72,8 +72,8 @@ rm -rf dev/* run/* tmp/* var/tmp/* boot/initrd.img* boot/System.map* initrd.img*
 rm -f etc/apt/apt.conf.d/98banger-build etc/apt/apt.conf.d/99mmdebstrap etc/apt/auth.conf \
 	etc/dpkg/dpkg.cfg.d/99mmdebstrap etc/ssh/ssh_host_* etc/hostname etc/resolv.conf etc/fstab \
 	etc/mailname var/lib/systemd/random-seed var/lib/dbus/machine-id
-rm -rf var/lib/apt/lists/* var/cache/apt/*.bin var/cache/debconf/*-old var/lib/dpkg/*-old
-find var/log -type f -delete
+rm -f var/cache/apt/*.bin var/cache/debconf/*-old var/lib/dpkg/*-old
+find var/lib/apt/lists var/log -type f -delete
 : >etc/machine-id
 echo 'LANG=C.UTF-8' >etc/default/locale
 if [ -s "$WORK/host/mirror.conf" ]; then

@@ -19,6 +19,7 @@ from banger.image import build
 from banger.image.build import build_image, sweep
 from banger.image.kernels import KernelStore
 from banger.image.recipe import Recipe
+from banger.image.sources import AptSetup
 from banger.image.store import ImageStore
 
 RECIPE = Recipe(
@@ -88,6 +89,10 @@ class Bench:
         return sorted(entries - published - {"names", ".lock"})
 
 
+async def no_sources(suite: str) -> AptSetup:
+    return AptSetup(sources="", mirror="", configuration="", auth="")
+
+
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     paths = samples.paths_below(tmp_path)
@@ -96,6 +101,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(build, "_PATH", f"{tmp_path / 'bin'}:{build._PATH}")
     monkeypatch.setattr(build, "_PASSED_ON", ("SAMPLE",))
     monkeypatch.setattr(build, "ROOM_ON_DISK", MIB)
+    monkeypatch.setattr(build, "host_setup", no_sources)
     monkeypatch.setenv("SAMPLE", str(tmp_path))
     stand = Bench(tmp_path, ImageStore(paths), KernelStore(paths), paths.cache, [])
     stand.mmdebstrap()
@@ -187,11 +193,12 @@ async def test_nothing_of_the_build_host_or_of_one_machine_is_in_the_image(bench
     assert names(rootfs, "/etc/apt") == {"apt.conf.d", "sources.list.d"}
     assert names(rootfs, "/etc/apt/apt.conf.d") <= {"90mirror"}
     for empty in (
-        "/dev", "/run", "/tmp", "/boot", "/etc/dpkg/dpkg.cfg.d", "/var/lib/apt/lists",
+        "/dev", "/run", "/tmp", "/boot", "/etc/dpkg/dpkg.cfg.d", "/var/lib/apt/lists/partial",
         "/var/cache/apt", "/var/log/apt", "/var/lib/systemd", "/var/lib/dbus",
     ):  # fmt: skip
         assert names(rootfs, empty) == set(), empty
 
+    assert names(rootfs, "/var/lib/apt/lists") == {"partial"}
     assert not {"vmlinuz", "initrd.img.old"} & names(rootfs, "/")
     assert names(rootfs, "/usr/lib/modules/6.1-t") == {"modules.dep", "sound.ko", "virtio_blk.ko"}
 
