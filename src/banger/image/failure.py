@@ -12,7 +12,7 @@ _NO_NETWORK = re.compile(
     r"Temporary failure resolving|Could not resolve|(Could not|Unable to|Cannot) (connect|initiate)"
     r"|onnection (timed out|refused|failed)|Network is unreachable|No route to host",
 )
-_NO_PACKAGE = re.compile(r"E: Unable to locate package (\S+)|E: Package '?([^' ]+)'? has no")
+_NO_PACKAGE = re.compile(r"E: Unable to locate package (\S+)|E: Package '?([^'\s]+)'? has no")
 _NO_KEY = re.compile(r"NO_PUBKEY|is not signed|signatures couldn't be verified|keyring.*not")
 _NO_RELEASE = re.compile(r"does not have a Release file|404\s+Not Found")
 _NO_SPACE = re.compile(r"No space left on device|Disk quota exceeded|not have enough (free )?space")

@@ -54,7 +54,7 @@ async def _probe_user_namespace() -> None:
     probe = await runner.run([*_USER, *_APART, "true"], check=False)
     if probe.status == 0:
         return
-    complaint = probe.complaint().removeprefix("unshare: ")
+    complaint = probe.complaint().removeprefix("unshare: ").removesuffix(": Success")
     user = getpass.getuser()
     hint = "allow it (sysctl kernel.apparmor_restrict_unprivileged_userns=0), or build as root"
     if "/etc/subuid" in complaint or "/etc/subgid" in complaint:
