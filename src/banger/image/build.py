@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 # The tree of the built-in recipe and its packages take 0.6 GiB; what is published as much again.
 ROOM_ON_DISK = 2 * GIB
-# A tree in memory spares dpkg's many fsync(2), a fifth of the time; half of what is free may go.
+# A tree in memory spares dpkg's many fsync(2), a sixth of the time; half of what is free may go.
 MEMORY_FOR_TREE = 2 * GIB
 
 _WORK = "build-"
