@@ -165,7 +165,9 @@ def test_banger_refuses_a_guest_whose_host_key_changed(published: tuple[Banger, 
     alias = genuine.split()[0]
     known_hosts.write_text(f"{alias} {forged[0]} {forged[1]}\n")
     try:
-        assert banger.run("vm", "ssh", "web", "--", "true").status == 255
+        refused = banger.run("vm", "ssh", "web", "--", "true")
+        assert refused.status == 125
+        assert "verification failed" in refused.complaint
     finally:
         known_hosts.write_text(genuine)
 

@@ -123,7 +123,8 @@ def test_a_vm_that_dies_while_no_daemon_looks_is_seen_by_the_next_one(kept: Bang
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not alive(pid), "the VMM is gone")
 
-    assert _is(kept, "stopped")
+    assert not _is(kept, "running")
+    eventually(lambda: _is(kept, "stopped"), "it is stopped")
     assert kept.vm("kept")["reason"]
 
 

@@ -9,8 +9,9 @@ from banger.api.errors import CallerError, ErrorCode
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
+TIB = 1024 * GIB
 
-_UNITS = {"": MIB, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
+_UNITS = {"": MIB, "K": KIB, "M": MIB, "G": GIB, "T": TIB}
 _SIZE = re.compile(r"(\d{1,18})(?:([KMGT])(?:I?B)?)?\Z", re.IGNORECASE | re.ASCII)
 
 

@@ -28,7 +28,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """What `--json` says of a VM that is gone."""
+    """What `--json` says of a VM or an image that is gone."""
 
     id: str
     name: str

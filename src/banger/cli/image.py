@@ -11,7 +11,7 @@ from banger.api.models import BuildImage, Image
 from banger.api.names import check_name
 from banger.api.sizes import format_size
 from banger.cli.app import App, pass_app
-from banger.cli.changes import follow
+from banger.cli.changes import Removed, follow
 from banger.cli.params import complete_images, option_json, option_quiet
 from banger.cli.render.console import out, out_json
 from banger.cli.render.errors import report
@@ -103,6 +103,7 @@ def build_image(app: App, name: str | None, recipe: Path | None, force: bool, qu
     "images", metavar="IMAGE...", nargs=-1, required=True, shell_complete=complete_images
 )
 @option_quiet
+@option_json
 @pass_app
 def delete_images(app: App, images: tuple[str, ...], quiet: bool) -> int:
     """Delete images that no VM uses.
@@ -118,6 +119,8 @@ def delete_images(app: App, images: tuple[str, ...], quiet: bool) -> int:
         try:
             ended = follow(client, client.delete_image(image), progress, undo=False)
             progress.close(f"{image} deleted in {took(ended)}")
+            if app.json:
+                out_json(Removed(ended.target or "", image))
         except BangerError as error:
             report(error, as_json=app.json, about=image)
             failures += 1

@@ -14,6 +14,8 @@ from typing import Protocol
 from banger.api.models import Operation, OperationState, Stage
 from banger.cli.render.console import DIM, note, paint
 
+_NOT_DONE = (OperationState.FAILED, OperationState.CANCELLED)
+
 
 class Progress(Protocol):
     """Gets every snapshot of one operation after the other.
@@ -52,6 +54,10 @@ class PlainProgress:
 
     def update(self, operation: Operation) -> None:
         done = [stage for stage in operation.stages if stage.finished_at is not None]
+        if operation.state in _NOT_DONE:
+            # It ended, but it was not finished: the error says more about it.
+            done = done[:-1]
+
         for stage in done[self._told :]:
             note(f"{_owner(operation)}{_words(stage)} ({_seconds(stage):.1f} s)")
 
@@ -78,7 +84,7 @@ class LiveProgress:
         lines = [_line(operation, stage, columns) for stage in stages]
         self._write(self._erase() + "".join(f"{line}\n" for line in lines))
         self._height = len(lines)
-        if operation.state in (OperationState.FAILED, OperationState.CANCELLED):
+        if operation.state in _NOT_DONE:
             self._height = 0
 
     def close(self, summary: str | None) -> None:

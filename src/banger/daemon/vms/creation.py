@@ -44,6 +44,10 @@ class Creation:
         progress.stage("resolve")
         image = await self._site.images.resolve(request.image or self._defaults.image, progress)
         spec = resolve_spec(request, self._defaults, image)
+        if request.start:
+            # Without a hypervisor there is no use in making disks first.
+            await self._site.hypervisor.capabilities()
+
         await admit(self._site, spec.memory)
         check_disk(self._site.paths.state, CREATE_ROOM)
         for port in spec.ports:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from banger.api.errors import CallerError, ErrorCode
 from banger.api.models import CreateVM, Image, VMSpec
-from banger.api.sizes import format_size
+from banger.api.sizes import TIB, format_size
 from banger.daemon.vms.leases import SSH_HOST
 from banger.daemon.vms.machine import Machine
 from banger.guest.config import GuestConfig, kernel_cmdline
@@ -14,13 +14,20 @@ from banger.image.kernels import KernelFiles
 
 SSH_PORT = 22
 
+# What a file on ext4 with blocks of 4 KiB can hold, nearly: kernel doc, filesystems/ext4/overview.
+DISK_MAX = 15 * TIB
+
 
 def resolve_spec(request: CreateVM, defaults: Defaults, image: Image) -> VMSpec:
     """The full specification of the VM that `request` asks for.
 
-    Raises CallerError(disk_too_small) when the root disk could not hold the image.
+    Raises CallerError: disk_too_small when the root disk could not hold the image, invalid_size
+    for a disk larger than there are.
     """
+    disk_size = request.disk_size or defaults.disk_size
     root_size = request.root_size or max(defaults.root_size, image.root_size)
+    check_disk_size(disk_size)
+    check_disk_size(root_size)
     if root_size < image.root_size:
         raise CallerError(
             ErrorCode.DISK_TOO_SMALL,
@@ -34,10 +41,20 @@ def resolve_spec(request: CreateVM, defaults: Defaults, image: Image) -> VMSpec:
         vcpus=request.vcpus or defaults.vcpus,
         memory=request.memory or defaults.memory,
         root_size=root_size,
-        disk_size=request.disk_size or defaults.disk_size,
+        disk_size=disk_size,
         nat=request.nat,
         ports=request.ports,
     )
+
+
+def check_disk_size(size: int) -> None:
+    """Raise CallerError(invalid_size) for a disk of more than DISK_MAX bytes."""
+    if size > DISK_MAX:
+        raise CallerError(
+            ErrorCode.INVALID_SIZE,
+            f"a disk of {format_size(size)} is larger than banger makes",
+            hint=f"ask for {format_size(DISK_MAX)} at most: space is taken only as it fills",
+        )
 
 
 def guest_config(machine: Machine, image: Image, authorized_key: str) -> GuestConfig:

@@ -12,6 +12,7 @@ from banger.api.models import UpdateVM, VMState
 from banger.api.sizes import format_size
 from banger.daemon.vms import leases
 from banger.daemon.vms.machine import Machine
+from banger.daemon.vms.plan import check_disk_size
 from banger.host.resources import check_memory
 from banger.storage.workdisk import grow_work_disk
 
@@ -21,8 +22,8 @@ _SPEC_FIELDS = ("vcpus", "memory", "nat", "ports", "disk_size")
 async def apply(machine: Machine, request: UpdateVM, announce: Callable[[str], None]) -> None:
     """Make the changes `request` names; every check comes before the first change.
 
-    Raises CallerError: vm_running, disk_too_small, port_taken, name_taken; PermanentError:
-    insufficient_memory, insufficient_disk.
+    Raises CallerError: vm_running, disk_too_small, invalid_size, port_taken, name_taken;
+    PermanentError: insufficient_memory, insufficient_disk.
     """
     _check(machine, request)
     spec = machine.row.spec
@@ -47,6 +48,9 @@ def _check(machine: Machine, request: UpdateVM) -> None:
             f"VM {row.name} is {row.state}: its settings change while it is stopped",
             hint=f"stop it first: banger vm stop {row.name}",
         )
+
+    if request.disk_size is not UNSET:
+        check_disk_size(request.disk_size)
 
     if request.disk_size is not UNSET and request.disk_size < row.spec.disk_size:
         raise CallerError(
