@@ -96,6 +96,7 @@ async def compose(paths: Paths, config: Config) -> Services:
     watch = Watch(site, locks)
     vms = VMs(site, operations, locks, watch, resolve_defaults(config))
     await reconcile(site, locks, watch)
+    watch.spawn(images.tidy())
     return Services(
         paths=paths,
         store=store,

@@ -16,7 +16,7 @@ from banger.guest import initramfs
 from banger.host.config import DEFAULT_IMAGE
 from banger.host.paths import Paths
 from banger.host.threads import in_thread
-from banger.image.build import build_image
+from banger.image.build import build_image, sweep
 from banger.image.kernels import KernelFiles, KernelStore
 from banger.image.recipe import Recipe, builtin_recipe, is_builtin, parse_recipe
 from banger.image.store import ImageFiles, ImageStore
@@ -55,9 +55,8 @@ class Images:
     async def initramfs(self, kernel_id: str) -> Path:
         """The shared initial RAM file system for a kernel, built once per version of its parts."""
         kernel = await self.kernel_files(kernel_id)
-        name = f"{kernel.kernel.id}-{initramfs.fingerprint()}.cpio"
-        path = self._paths.cache / "initramfs" / name
-        async with self._building[name]:
+        path = self._initramfs_of(kernel.kernel.id)
+        async with self._building[path.name]:
             if not path.exists():
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 await in_thread(initramfs.build_initramfs, kernel.modules, path)
@@ -86,6 +85,7 @@ class Images:
 
         async def body(progress: Progress) -> None:
             await self._build(recipe, progress, again=request.force)
+            await self.prune()
 
         return await self._operations.start(
             "image.build", body, target=None, target_name=recipe.name
@@ -93,7 +93,7 @@ class Images:
 
     async def delete(self, name: str) -> Operation:
         """Delete an image that no VM uses. Raises CallerError: unknown_image, image_in_use."""
-        image = await self.show(name)
+        image = await self._listed(name)
         users = await self._users(image.id)
         if users:
             raise CallerError(
@@ -109,12 +109,20 @@ class Images:
 
         return await self._operations.start("image.delete", body, target=image.id, target_name=name)
 
+    async def tidy(self) -> None:
+        """Remove what killed builds left, and what nothing refers to any more."""
+        await sweep(self._images, self._kernels, self._paths.cache)
+        await self.prune()
+
     async def prune(self) -> None:
         """Remove what nothing refers to: images that were rebuilt, kernels without an image."""
         rows = await self._store.vms()
         await in_thread(self._images.prune, {row.image_id for row in rows})
         kernels = {row.kernel_id for row in rows} | {image.kernel for image in await self.list()}
         await in_thread(self._kernels.prune, kernels)
+        wanted = {self._initramfs_of(kernel_id) for kernel_id in kernels}
+        for stale in set((self._paths.cache / "initramfs").glob("*.cpio")) - wanted:
+            stale.unlink(missing_ok=True)
 
     async def _build(self, recipe: Recipe, progress: Progress, *, again: bool) -> None:
         async with self._building[recipe.name]:
@@ -132,6 +140,18 @@ class Images:
 
     async def _exists(self, name: str) -> bool:
         return any(image.name == name for image in await self.list())
+
+    async def _listed(self, name: str) -> Image:
+        # Not verified: what is damaged must be deletable.
+        for image in await self.list():
+            if image.name == name:
+                return image
+
+        return await self.show(name)
+
+    def _initramfs_of(self, kernel_id: str) -> Path:
+        name = f"{kernel_id}-{initramfs.fingerprint()}.cpio"
+        return self._paths.cache / "initramfs" / name
 
     async def _users(self, image_id: str) -> builtins.list[str]:
         return [row.name for row in await self._store.vms() if row.image_id == image_id]
@@ -153,6 +173,14 @@ def _reporter(progress: Progress) -> Callable[[str, str | None], None]:
 
 def _recipe(request: BuildImage) -> Recipe:
     if request.recipe is not None:
-        return parse_recipe(request.recipe)
+        recipe = parse_recipe(request.recipe)
+        if request.name not in (None, recipe.name):
+            raise CallerError(
+                ErrorCode.INVALID_REQUEST,
+                f"the recipe is for image {recipe.name}, not {request.name}",
+                hint="leave the name out, or change it in the recipe",
+            )
+
+        return recipe
 
     return builtin_recipe(request.name or DEFAULT_IMAGE)
