@@ -25,7 +25,7 @@ def list_vms(app: App, quiet: bool) -> None:
 
     \b
     Examples:
-      banger vm list
+      banger vm list                  # or: banger ps
       banger vm list --json
       banger vm stop $(banger vm list -q)
     """
