@@ -92,4 +92,4 @@ def _settings(config: GuestConfig) -> str:
 
 
 def _text(name: str, text: str) -> cpio.Entry:
-    return cpio.file(name, text.rstrip("\n").encode() + b"\n", 0o600)
+    return cpio.file(name, text.rstrip("\n").encode() + b"\n")
