@@ -100,7 +100,10 @@ def test_starting_what_runs_and_stopping_what_is_stopped_succeed(banger: Banger)
 
 
 def test_logs_are_the_console(shared: Banger) -> None:
-    assert "Linux version" in shared.ok("vm", "logs", "box")
+    shared.sh("box", "echo said on the console > /dev/console")
+
+    eventually(lambda: "said on the console" in shared.ok("vm", "logs", "box"), "it is logged")
+    assert shared.ok("vm", "logs", "--tail", "1", "box").count("\n") == 0
 
 
 def test_followed_logs_show_what_comes(shared: Banger) -> None:

@@ -18,6 +18,9 @@ from banger.daemon.store.reserve import Reserve
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
+# Twice what the log holds when SQLite checkpoints it by itself: see wal_autocheckpoint.
+ROOM = 2 * 64 * 4096
+
 _PRAGMAS = (
     "PRAGMA busy_timeout = 5000",
     "PRAGMA foreign_keys = ON",
@@ -88,6 +91,7 @@ class Database:
             self._connection.execute(pragma)
 
         migrate.migrate(self._connection, self._path, migrate.known())
+        _make_room(self._connection)
 
     def _check(self, connection: sqlite3.Connection) -> None:
         finding = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -130,6 +134,23 @@ class Database:
                 raise
 
         return attempt()
+
+
+def _make_room(connection: sqlite3.Connection) -> None:
+    """Stretch the log and the file beyond what is in them, while there is space to do so.
+
+    The log is written again from its beginning after each checkpoint, and rows go to free pages
+    first. So what follows needs no block that something else on a full disk, such as a guest that
+    goes on writing, could have taken.
+    """
+    try:
+        connection.execute("DROP TABLE IF EXISTS room")
+        connection.execute("CREATE TABLE room (filler BLOB)")
+        connection.execute("INSERT INTO room VALUES (zeroblob(?))", (ROOM,))
+        connection.execute("DROP TABLE room")
+    except sqlite3.OperationalError as error:
+        if primary_code(error) not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            raise
 
 
 @contextmanager

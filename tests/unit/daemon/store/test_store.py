@@ -252,3 +252,19 @@ async def test_a_row_that_does_not_read_is_said_to_be_corrupt(store: Store) -> N
         await store.vms()
 
     assert caught.value.code is ErrorCode.STATE_CORRUPT
+
+
+async def test_changes_need_no_block_that_a_greedy_guest_could_take_first(
+    store: Store, tmp_path: Path
+) -> None:
+    await store.insert_vm(vm_row(1), [Lease("port", "42001")])
+    before = {path.name: path.stat().st_blocks for path in tmp_path.iterdir()}
+    for number in range(200):
+        await store.save_vm(msgspec.structs.replace(vm_row(1), updated_at=float(number)))
+        if number < 20:
+            await store.save_operation(operation(number))
+
+    await store.delete_vm(vm_row(1).id)
+
+    after = {path.name: path.stat().st_blocks for path in tmp_path.iterdir()}
+    assert after == before
