@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -14,25 +16,27 @@ from banger.api.models import SSHEndpoint
 from banger.cli.main import run
 
 # Does on this machine what the real one does in the guest, and writes down how it was called.
-SSH = """#!/bin/sh
-[ "$FAKE_SSH" = refuse ] && refuse=1
-log= last= quiet=
-printf '%s\\0' "$@" >> "{calls}"
-printf '\\n' >> "{calls}"
-while [ $# -gt 0 ]; do
-    case $1 in -E) log=$2; shift;; -n) exec </dev/null;; esac
-    last=$1
-    shift
-done
-if [ -n "$refuse" ]; then
-    echo "ssh: connect to host 127.0.0.1 port 1: Connection refused" >> "$log"
-    exit 255
-fi
-[ "$last" = 127.0.0.1 ] || [ "$last" = -tt ] && last="exec sh"
-sh -c "$last"
-status=$?
-echo "debug1: client_input_channel_req: channel 0 rtype exit-status reply 0" >> "$log"
-exit $status
+SSH = """#!{python}
+import json, os, signal, subprocess, sys
+words = sys.argv[1:]
+log = words[words.index("-E") + 1]
+names = [word[8:].split() for word in words if word.startswith("SendEnv=")]
+with open("{calls}", "a") as calls:
+    env = {{name: os.environ[name] for name in sum(names, [])}}
+    print(json.dumps({{"argv": words, "env": env, "pid": os.getpid()}}), file=calls)
+
+if os.environ.get("FAKE_SSH") == "refuse":
+    print("ssh: connect to host 127.0.0.1 port 1: Connection refused", file=open(log, "a"))
+    sys.exit(255)
+
+if "-n" in words:
+    sys.stdin = open(os.devnull)
+
+command = words[-1] if words[-1].startswith("exec ") else "echo login shell; exec sh"
+unblock = lambda: signal.pthread_sigmask(signal.SIG_SETMASK, [])
+status = subprocess.run(["sh", "-c", command], stdin=sys.stdin, preexec_fn=unblock).returncode
+print("debug1: client_input_channel_req: channel 0 rtype exit-status reply 0", file=open(log, "a"))
+sys.exit(status)
 """
 
 
@@ -67,14 +71,24 @@ def banger(daemon: FakeDaemon, capfd: pytest.CaptureFixture[str]) -> Banger:
     return call
 
 
+class Calls(NamedTuple):
+    """How the fake ssh was called: its words, and the variables it was told to send."""
+
+    file: Path
+
+    def read(self) -> list[dict[str, Any]]:
+        text = self.file.read_text() if self.file.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
+
 @pytest.fixture
-def ssh_calls(tmp_path: Path, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fake ssh on PATH; what it was called with is in this file, a line for each call."""
+def ssh(tmp_path: Path, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """A fake ssh on PATH, for the guests of `daemon`."""
     programs = tmp_path / "bin"
     programs.mkdir()
     calls = tmp_path / "ssh-calls"
     program = programs / "ssh"
-    program.write_text(SSH.format(calls=calls))
+    program.write_text(SSH.format(calls=calls, python=sys.executable))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(programs), prepend=":")
     endpoint = SSHEndpoint(
@@ -89,4 +103,4 @@ def ssh_calls(tmp_path: Path, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatc
     for ref in ("dev", "aaaa00000000", "000000000002"):
         daemon.replies["GET", f"/v1/vms/{ref}/ssh"] = lambda _: answer
 
-    return calls
+    return Calls(calls)

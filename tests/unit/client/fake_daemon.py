@@ -197,6 +197,9 @@ class _Server(ThreadingMixIn, UnixStreamServer):
     request_queue_size = 64
     daemon_of: FakeDaemon
 
+    def handle_error(self, *_: object) -> None:
+        """A client that leaves in the middle is nothing to print."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
