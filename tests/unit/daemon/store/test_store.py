@@ -44,6 +44,10 @@ def modes_in(directory: Path) -> dict[str, int]:
     return {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
 
 
+def blocks_in(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_blocks for path in directory.iterdir()}
+
+
 async def test_a_vm_comes_back_as_it_was_put_in(store: Store) -> None:
     await store.insert_vm(vm_row(1), [Lease("port", "42001"), Lease("address", "10.213.0.5")])
     assert await store.vm(vm_row(1).id) == vm_row(1)
@@ -258,7 +262,7 @@ async def test_changes_need_no_block_that_a_greedy_guest_could_take_first(
     store: Store, tmp_path: Path
 ) -> None:
     await store.insert_vm(vm_row(1), [Lease("port", "42001")])
-    before = {path.name: path.stat().st_blocks for path in tmp_path.iterdir()}
+    before = blocks_in(tmp_path)
     for number in range(200):
         await store.save_vm(msgspec.structs.replace(vm_row(1), updated_at=float(number)))
         if number < 20:
@@ -266,5 +270,5 @@ async def test_changes_need_no_block_that_a_greedy_guest_could_take_first(
 
     await store.delete_vm(vm_row(1).id)
 
-    after = {path.name: path.stat().st_blocks for path in tmp_path.iterdir()}
+    after = blocks_in(tmp_path)
     assert after == before
