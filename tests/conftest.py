@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ E2E = Path(__file__).parent / "e2e"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A run under nohup(1) would hand its deafness on to every program that is tested.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     config.addinivalue_line("markers", "e2e: boots real VMs through the public surface")
     config.addinivalue_line("markers", "slow: takes more than half a minute")
 
