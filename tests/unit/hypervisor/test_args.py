@@ -90,7 +90,7 @@ def test_emulation_and_kvm_differ_in_cpu_and_accelerator(plan: LaunchPlan) -> No
 
 
 def test_only_an_emulated_guest_is_told_the_rate_of_its_clock(plan: LaunchPlan) -> None:
-    told = "quiet tsc_early_khz=2700000 tsc=reliable"
+    told = "quiet tsc_early_khz=2700000 tsc=reliable lpj=10800000"
 
     assert values(argv(plan, "tcg", 2700000), "-append") == [told]
     assert values(argv(plan, "tcg", None), "-append") == ["quiet"]

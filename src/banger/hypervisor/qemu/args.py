@@ -109,8 +109,9 @@ def _kernel_command_line(plan: LaunchPlan, around: Surroundings) -> str:
     if around.accelerator == "kvm" or around.tsc_khz is None:
         return plan.cmdline
 
-    # `reliable`: all emulated CPUs read the host's one counter, which the kernel cannot know.
-    return f"{plan.cmdline} tsc_early_khz={around.tsc_khz} tsc=reliable"
+    # `reliable`: all emulated CPUs read the host's one counter, which the kernel cannot know. `lpj`
+    # is that rate per tick of 1/250 s (Debian's kernels): each CPU but the first measures it again.
+    return f"{plan.cmdline} tsc_early_khz={around.tsc_khz} tsc=reliable lpj={around.tsc_khz * 4}"
 
 
 def _serial(plan: LaunchPlan, around: Surroundings) -> Iterator[str]:
