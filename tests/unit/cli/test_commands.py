@@ -36,6 +36,12 @@ def test_ps_is_the_list(banger: Banger) -> None:
     assert banger("ps", "-q").out == banger("vm", "ls", "-q").out == "aaaa00000000\nbbbb00000000\n"
 
 
+def test_no_vms_are_no_lines_to_a_script(banger: Banger, daemon: FakeDaemon) -> None:
+    daemon.vms.clear()
+    assert banger("vm", "list", "-q").out == ""
+    assert json.loads(banger("vm", "list", "--json").out) == []
+
+
 def test_json_names_every_field(banger: Banger) -> None:
     (dev, _) = json.loads(banger("vm", "list", "--json").out)
     assert (dev["name"], dev["spec"]["nat"], dev["reason"]) == ("dev", False, None)

@@ -33,7 +33,8 @@ def list_vms(app: App, quiet: bool) -> None:
     if app.json:
         out_json(vms)
     elif quiet:
-        out("".join(f"{vm.id}\n" for vm in vms).removesuffix("\n"))
+        for vm in vms:
+            out(vm.id)
     else:
         out(vm_table(vms))
 
