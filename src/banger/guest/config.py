@@ -16,9 +16,9 @@ _MACHINE_ID_LENGTH = 32
 class GuestConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One guest's identity. `address`, `gateway` and `dns` are plain IPv4 addresses.
 
-    `authorized_key` is a line of authorized_keys; `host_key` an OpenSSH private key and
-    `host_key_public` its public line. With `grow_root` the root file system is grown to its disk
-    at boot.
+    `mac` is in lower case, as the kernel shows it. `authorized_key` is a line of authorized_keys;
+    `host_key` an OpenSSH private key and `host_key_public` its public line. With `grow_root` the
+    root file system is grown to its disk at boot.
     """
 
     vm_id: str
@@ -65,14 +65,8 @@ def kernel_cmdline(*, emulated: bool, extra: str = "") -> str:
     flaws cost time there and protect nothing. The hypervisor adds what it alone knows (the rate of
     the emulated clock).
     """
-    words = [
-        "console=ttyS0",
-        "quiet",
-        "panic=-1",
-        "net.ifnames=0",
-        "cryptomgr.notests",
-        "systemd.unit=banger.target",
-    ]
+    words = ["console=ttyS0", "quiet", "panic=-1", "pci=off", "net.ifnames=0"]
+    words += ["cryptomgr.notests", "systemd.unit=banger.target"]
     if emulated:
         words += ["mitigations=off", "no_timer_check"]
 
@@ -82,6 +76,7 @@ def kernel_cmdline(*, emulated: bool, extra: str = "") -> str:
 def _settings(config: GuestConfig) -> str:
     values = {
         "hostname": config.hostname,
+        "mac": config.mac,
         "address": f"{config.address}/{config.prefix}",
         "gateway": config.gateway,
         "dns": " ".join(config.dns),

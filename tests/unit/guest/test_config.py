@@ -56,8 +56,8 @@ def test_keys_go_to_the_guests_run_directory(tmp_path: Path, name: str, text: st
 
 
 def test_settings_say_what_the_configuration_does(tmp_path: Path) -> None:
-    names = "hostname address gateway dns"
-    lines = "dev\n10.213.0.15/16\n10.213.0.2\n10.213.0.3 10.213.0.4\n"
+    names = "hostname mac address gateway dns"
+    lines = "dev\n52:54:00:00:00:01\n10.213.0.15/16\n10.213.0.2\n10.213.0.3 10.213.0.4\n"
     assert settings(CONFIG, tmp_path, names) == lines
 
 
