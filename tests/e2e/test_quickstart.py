@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
-import shutil
 import subprocess
 from collections.abc import Iterator
 
@@ -43,7 +42,6 @@ def _discard() -> None:
                 process.kill()
 
     subprocess.run(["userdel", "--remove", "--force", USER], check=True, capture_output=True)
-    shutil.rmtree(f"/tmp/banger-{uid}", ignore_errors=True)
 
 
 def _as(user: pwd.struct_passwd, script: str) -> subprocess.CompletedProcess[str]:
