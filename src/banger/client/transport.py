@@ -216,7 +216,7 @@ def check_socket_path(path: Path) -> None:
         raise PermanentError(
             ErrorCode.CONFIG_INVALID,
             f"the socket path {path} has {length} bytes, unix sockets allow {SOCKET_PATH_MAX}",
-            hint="set BANGER_HOME or XDG_RUNTIME_DIR to a shorter directory",
+            hint="set BANGER_HOME to a shorter directory",
         )
 
 

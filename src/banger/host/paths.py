@@ -77,11 +77,14 @@ def default_paths() -> Paths:
     if home:
         root = Path(home).absolute()
         return Paths(root, root / "state", root / "cache", root / "run")
+    # Not in $XDG_RUNTIME_DIR: that goes when its user logs out, and running VMs do not; and two
+    # sessions of which one has it set would start two daemons over one state.
+    state = _xdg("XDG_STATE_HOME", ".local/state")
     return Paths(
         config=_xdg("XDG_CONFIG_HOME", ".config"),
-        state=_xdg("XDG_STATE_HOME", ".local/state"),
+        state=state,
         cache=_xdg("XDG_CACHE_HOME", ".cache"),
-        run=_runtime(),
+        run=state / "run",
     )
 
 
@@ -126,11 +129,3 @@ def _xdg(variable: str, fallback: str) -> Path:
     value = os.environ.get(variable, "")
     base = Path(value) if value.startswith("/") else Path.home() / fallback
     return base / "banger"
-
-
-def _runtime() -> Path:
-    value = os.environ.get("XDG_RUNTIME_DIR", "")
-    if value.startswith("/") and os.access(value, os.W_OK):
-        return Path(value) / "banger"
-    # ensure_private refuses it if somebody else made it first.
-    return Path("/tmp") / f"banger-{os.geteuid()}"  # noqa: S108

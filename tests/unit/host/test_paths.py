@@ -26,11 +26,11 @@ def test_without_a_home_the_xdg_directories_are_used(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CACHE_HOME", "relative/is/ignored")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/goes/at/logout")
     paths = default_paths()
     assert paths.state == tmp_path / "state" / "banger"
     assert paths.cache == tmp_path / ".cache" / "banger"
-    assert paths.run == tmp_path / "banger"
+    assert paths.run == paths.state / "run"
 
 
 def test_a_missing_directory_is_made_private(tmp_path: Path) -> None:

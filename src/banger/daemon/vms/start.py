@@ -28,7 +28,7 @@ BOOT_SECONDS = 180.0
 
 
 class RunDirectory:
-    """The directory of the VM's sockets. It is on a file system that a host reboot empties."""
+    """The directory of the VM's sockets; what an earlier life left in it is of no use."""
 
     name = "run directory"
 

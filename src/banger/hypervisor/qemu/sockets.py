@@ -36,7 +36,7 @@ def listening(path: Path) -> Iterator[socket.socket]:
         raise PermanentError(
             ErrorCode.CONFIG_INVALID,
             f"{path} is too long for a socket: more than {SOCKET_PATH_MAX} bytes",
-            hint="set BANGER_HOME (or XDG_RUNTIME_DIR) to a shorter path",
+            hint="set BANGER_HOME to a shorter path",
         )
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listener:
