@@ -65,7 +65,7 @@ def kernel_cmdline(*, emulated: bool, extra: str = "") -> str:
     flaws cost time there and protect nothing. The hypervisor adds what it alone knows (the rate of
     the emulated clock).
     """
-    words = ["console=ttyS0", "quiet", "panic=-1", "pci=off", "net.ifnames=0"]
+    words = ["console=ttyS0", "quiet", "panic=-1", "net.ifnames=0"]
     words += ["cryptomgr.notests", "systemd.unit=banger.target"]
     if emulated:
         words += ["mitigations=off", "no_timer_check"]
