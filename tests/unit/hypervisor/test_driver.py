@@ -42,13 +42,28 @@ def with_kernel(plan: LaunchPlan, kernel: bytes) -> LaunchPlan:
     return plan
 
 
-def children() -> list[int]:
+class Children:
+    """The child processes that came after this was made; other tests of this process had theirs."""
+
+    def __init__(self) -> None:
+        self._earlier = _child_pids()
+
+    def all(self) -> set[int]:
+        return _child_pids() - self._earlier
+
+    def zombies(self) -> set[int]:
+        return {pid for pid in self.all() if reference(pid) is None}
+
+
+def _child_pids() -> set[int]:
     text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    return [int(pid) for pid in text.split()]
+    return {int(pid) for pid in text.split()}
 
 
-def zombies() -> list[int]:
-    return [pid for pid in children() if reference(pid) is None]
+@pytest.fixture
+def children() -> Children:
+    """Ask for it before what starts a process."""
+    return Children()
 
 
 async def test_capabilities_name_version_and_accelerator(qemu: Qemu) -> None:
@@ -107,12 +122,14 @@ async def test_a_process_that_only_has_the_pid_is_not_the_vmm(
     assert qemu.alive(running)
 
 
-async def test_a_guest_that_powers_off_ends_its_vmm(qemu: Qemu, plan: LaunchPlan) -> None:
+async def test_a_guest_that_powers_off_ends_its_vmm(
+    qemu: Qemu, plan: LaunchPlan, children: Children
+) -> None:
     handle = await qemu.launch(with_kernel(plan, tiny_kernel.power_off()))
 
     assert await ended(qemu, handle) is ExitReason.GUEST_POWEROFF
     assert not qemu.alive(handle)
-    assert zombies() == []
+    assert children.zombies() == set()
 
 
 async def test_the_reason_is_known_to_who_did_not_watch(qemu: Qemu, plan: LaunchPlan) -> None:
@@ -139,20 +156,24 @@ async def test_a_vmm_that_somebody_kills_has_died(qemu: Qemu, running: VMMHandle
     assert await reason is ExitReason.DIED
 
 
-async def test_a_vmm_that_banger_kills_was_stopped(qemu: Qemu, running: VMMHandle) -> None:
+async def test_a_vmm_that_banger_kills_was_stopped(
+    children: Children, qemu: Qemu, running: VMMHandle
+) -> None:
     reason = ended(qemu, running)
     await qemu.kill(running, signal.SIGKILL)
 
     assert not qemu.alive(running)
     assert await reason is ExitReason.STOPPED
-    assert zombies() == []
+    assert children.zombies() == set()
 
 
-async def test_a_terminated_vmm_was_stopped(qemu: Qemu, running: VMMHandle) -> None:
+async def test_a_terminated_vmm_was_stopped(
+    children: Children, qemu: Qemu, running: VMMHandle
+) -> None:
     await qemu.terminate(running, 10)
 
     assert qemu.exit_reason(running) is ExitReason.STOPPED
-    assert zombies() == []
+    assert children.zombies() == set()
 
 
 async def test_a_wedged_vmm_hangs_nothing(qemu: Qemu, running: VMMHandle) -> None:
@@ -276,7 +297,9 @@ async def test_a_qemu_that_is_killed_at_once_is_reported(plan: LaunchPlan, home:
     assert "killed by signal 9" in error.message
 
 
-async def test_a_launch_that_is_cancelled_leaves_nothing(plan: LaunchPlan, home: Path) -> None:
+async def test_a_launch_that_is_cancelled_leaves_nothing(
+    plan: LaunchPlan, home: Path, children: Children
+) -> None:
     program = home / "qemu"
     program.write_text(f"#!/bin/sh\ntouch {home}/started\nexec sleep 600\n")
     program.chmod(0o755)
@@ -288,7 +311,7 @@ async def test_a_launch_that_is_cancelled_leaves_nothing(plan: LaunchPlan, home:
         await launch
 
     assert list(plan.run_dir.iterdir()) == []
-    assert children() == []
+    assert children.all() == set()
 
 
 async def test_without_qemu_the_hint_names_the_package(plan: LaunchPlan) -> None:
