@@ -120,7 +120,7 @@ class Qemu:
             raise PermanentError(
                 ErrorCode.LAUNCH_FAILED,
                 f"the VMM ended before its guest was up: {self.exit_reason(handle)}",
-                hint="its console may say why: banger vm logs",
+                hint="its console may say why: banger vm logs VM",
             ) from None
 
     async def terminate(self, handle: VMMHandle, timeout: float) -> None:
