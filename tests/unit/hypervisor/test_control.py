@@ -83,9 +83,12 @@ async def test_each_boot_is_told_once(guest: Guest, link: ControlLink) -> None:
     assert await link.next_boot() == SECOND
 
 
-async def test_requests_are_lines(guest: Guest, link: ControlLink) -> None:
+async def test_the_first_request_asks_who_is_up_and_requests_are_lines(
+    guest: Guest, link: ControlLink
+) -> None:
     link.send("poweroff")
 
+    assert await guest.hear() == b"ready?\n"
     assert await guest.hear() == b"poweroff\n"
 
 

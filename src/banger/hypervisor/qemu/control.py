@@ -1,6 +1,7 @@
 """The guest's control port: lines of text over the socket behind a virtio-serial port.
 
     guest: ready <boot id>   it answers; said again whenever the host connects, and after a reboot
+    host:  ready?            say it again; a quick change of hosts goes unnoticed otherwise
     host:  poweroff          write everything to disk and end
 
 What the guest sends is not trusted: lines that are too long or not understood end nothing and keep
@@ -71,6 +72,7 @@ class ControlLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self.send("ready?")
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._transport = None
