@@ -36,7 +36,7 @@ def test_host_name_and_names_resolve(shared: Banger) -> None:
 
 
 def test_without_egress_a_lookup_fails_at_once_instead_of_timing_out(shared: Banger) -> None:
-    assert "nameserver" not in shared.sh("box", "cat /etc/resolv.conf")
+    shared.sh("box", "! grep -s nameserver /etc/resolv.conf")
     shared.sh("box", "! timeout 5 getent hosts deb.example")
 
 
