@@ -94,7 +94,11 @@ def ensure_private(directory: Path) -> None:
     Raises PermanentError(socket_insecure): a directory others can write to lets them pose as the
     daemon or read a VM's keys.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Parents too are made private, as the XDG base directory specification asks.
+    for missing in reversed([place for place in directory.parents if not place.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+
+    directory.mkdir(mode=0o700, exist_ok=True)
     problem = privacy_problem(directory)
     if problem is None:
         return

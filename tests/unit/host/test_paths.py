@@ -33,9 +33,10 @@ def test_without_a_home_the_xdg_directories_are_used(
     assert paths.run == paths.state / "run"
 
 
-def test_a_missing_directory_is_made_private(tmp_path: Path) -> None:
+def test_a_missing_directory_and_its_missing_parents_are_made_private(tmp_path: Path) -> None:
     ensure_private(tmp_path / "a" / "b")
-    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
+    for made in (tmp_path / "a", tmp_path / "a" / "b"):
+        assert stat.S_IMODE(made.stat().st_mode) == 0o700
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
