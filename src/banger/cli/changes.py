@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -35,6 +37,19 @@ class Removed(msgspec.Struct, frozen=True):
     deleted: bool = True
 
 
+def ask(request: Callable[[], Operation]) -> Operation:
+    """Send `request` and return what it began, for `follow`, until which Ctrl-C is kept back.
+
+    Between the daemon's beginning and our hearing of it there is nothing yet to cancel.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return request()
+    except BaseException:
+        _listen()
+        raise
+
+
 def follow(
     client: Client, operation: Operation, progress: Progress, *, undo: bool = True
 ) -> Operation:
@@ -43,6 +58,7 @@ def follow(
     When interrupted with `undo`, the operation is cancelled and followed until it is undone.
     """
     try:
+        _listen()
         return client.wait(operation, progress.update, tick=progress.tick)
     except KeyboardInterrupt:
         progress.close(None)
@@ -56,6 +72,10 @@ def follow(
         progress.close(None)
         error.operation = error.operation or operation.id
         raise
+
+
+def _listen() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def change_all(app: App, refs: Sequence[str], change: Change, *, quiet: bool) -> int:
@@ -72,7 +92,7 @@ def change_all(app: App, refs: Sequence[str], change: Change, *, quiet: bool) ->
             if isinstance(vm, BangerError):
                 raise vm
 
-            started.append((vm, change.ask(client, vm.id)))
+            started.append((vm, ask(partial(change.ask, client, vm.id))))
         except BangerError as error:
             report(error, as_json=app.json, about=ref)
             failures += 1

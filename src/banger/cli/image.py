@@ -11,7 +11,7 @@ from banger.api.models import BuildImage, Image
 from banger.api.names import check_name
 from banger.api.sizes import format_size
 from banger.cli.app import App, pass_app
-from banger.cli.changes import Removed, follow
+from banger.cli.changes import Removed, ask, follow
 from banger.cli.params import complete_images, option_json, option_quiet
 from banger.cli.render.console import out, out_json
 from banger.cli.render.errors import report
@@ -88,7 +88,8 @@ def build_image(app: App, name: str | None, recipe: Path | None, force: bool, qu
     text = recipe.read_text(encoding="utf-8") if recipe else None
     client = app.connect()
     progress = choose_progress(quiet=quiet)
-    operation = client.build_image(BuildImage(name=name, recipe=text, force=force))
+    request = BuildImage(name=name, recipe=text, force=force)
+    operation = ask(lambda: client.build_image(request))
     ended = follow(client, operation, progress)
     image = client.image(ended.target_name or ended.target or "")
     progress.close(f"{image.name} built in {took(ended)}")

@@ -8,7 +8,7 @@ import click
 
 from banger.api.models import CreateVM
 from banger.cli.app import App, pass_app
-from banger.cli.changes import follow
+from banger.cli.changes import ask, follow
 from banger.cli.params import option_json
 from banger.cli.render.console import out, out_json
 from banger.cli.render.progress import choose_progress, took
@@ -36,7 +36,7 @@ def create(app: App, request: CreateVM, *, quiet: bool) -> None:
     """Make the VM of `request` and print its name, or with `--json` all about it."""
     client = app.connect()
     progress = choose_progress(quiet=quiet)
-    operation = follow(client, client.create_vm(request), progress)
+    operation = follow(client, ask(lambda: client.create_vm(request)), progress)
     vm = client.vm(operation.target or "")
     progress.close(f"{vm.name} {'ready' if request.start else 'created'} in {took(operation)}")
     if app.json:

@@ -11,7 +11,7 @@ import msgspec
 from banger.api.errors import BangerError, ErrorCode
 from banger.api.models import CreateVM, VMState
 from banger.cli.app import OWN_FAILURE, App, pass_app
-from banger.cli.changes import follow
+from banger.cli.changes import ask, follow
 from banger.cli.guest import GuestCommand
 from banger.cli.params import environment, option_json
 from banger.cli.render.console import DIM, note, paint
@@ -88,7 +88,7 @@ def run_vm(
 
 
 def _run(client: Client, doing: _Doing) -> int:
-    operation = client.create_vm(doing.request)
+    operation = ask(lambda: client.create_vm(doing.request))
     # Costly to import, so that is done while the daemon works.
     from banger.cli.session import Session, run_session
 
