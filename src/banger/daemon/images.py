@@ -116,9 +116,9 @@ class Images:
 
     async def prune(self) -> None:
         """Remove what nothing refers to: images that were rebuilt, kernels without an image."""
-        rows = await self._store.vms()
-        await in_thread(self._images.prune, {row.image_id for row in rows})
-        kernels = {row.kernel_id for row in rows} | {image.kernel for image in await self.list()}
+        await in_thread(self._images.prune, await self._store.images_in_use())
+        kernels = await self._store.kernels_in_use()
+        kernels |= {image.kernel for image in await self.list()}
         await in_thread(self._kernels.prune, kernels)
         wanted = {self._initramfs_of(kernel_id) for kernel_id in kernels}
         for stale in set((self._paths.cache / "initramfs").glob("*.cpio")) - wanted:

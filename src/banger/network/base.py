@@ -13,10 +13,3 @@ class GuestNetwork(msgspec.Struct, frozen=True, kw_only=True):
     prefix: int
     gateway: str
     dns: tuple[str, ...]
-
-
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a guest's service is reached from the host."""
-
-    host: str
-    port: int
