@@ -15,7 +15,9 @@ Name = Annotated[str, Meta(pattern=NAME_PATTERN, max_length=63)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Vcpus = Annotated[int, Meta(ge=1, le=64)]
 Bytes = Annotated[int, Meta(ge=1, le=2**50)]
+Rate = Annotated[int, Meta(ge=0, le=2**50)]
 Protocol = Literal["tcp", "udp"]
+Networks = Annotated[tuple[str, ...], Meta(max_length=64)]
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -38,18 +40,30 @@ class PortForward(Request, frozen=True):
 
 
 class VMState(StrEnum):
-    """Where a VM is in its life. The transient ones belong to an operation that is under way."""
+    """Where a VM is in its life. Those in -ing but `running` belong to an operation under way.
+
+    A `paused` VM keeps its VMM and its memory, and stands still; a `suspended` one is files only,
+    its memory among them.
+    """
 
     CREATING = "creating"
     STOPPED = "stopped"
     STARTING = "starting"
     RUNNING = "running"
+    PAUSED = "paused"
+    SUSPENDING = "suspending"
+    SUSPENDED = "suspended"
     STOPPING = "stopping"
     DELETING = "deleting"
 
 
 class VMSpec(Model, frozen=True):
-    """What a VM should be: fully resolved, nothing left to defaults."""
+    """What a VM should be: fully resolved, nothing left to defaults.
+
+    It reaches nothing beyond the host, with `nat` everything, or the networks `allow` alone. With
+    `autostart` it is started when the host has booted. Each of its disks moves at most `disk_rate`
+    bytes a second, its network `net_rate` in each direction; 0 sets no bound.
+    """
 
     image: str
     vcpus: Vcpus
@@ -58,12 +72,17 @@ class VMSpec(Model, frozen=True):
     disk_size: Bytes
     nat: bool = False
     ports: tuple[PortForward, ...] = ()
+    allow: Networks = ()
+    autostart: bool = False
+    disk_rate: Rate = 0
+    net_rate: Rate = 0
 
 
 class CreateVM(Request, frozen=True):
     """Body of `POST /v1/vms`. What is left out comes from the configuration, then the host.
 
-    With `holder_pid` the VM is deleted when that process ends, however it ends.
+    With `holder_pid` the VM is deleted when that process ends, however it ends. With `cold` it
+    boots, though there may be a template to start it from.
     """
 
     name: Name | None = None
@@ -73,26 +92,82 @@ class CreateVM(Request, frozen=True):
     root_size: Bytes | None = None
     disk_size: Bytes | None = None
     nat: bool = False
+    allow: Networks = ()
     ports: tuple[PortForward, ...] = ()
+    autostart: bool = False
+    disk_rate: Rate = 0
+    net_rate: Rate = 0
     start: bool = True
+    cold: bool = False
     holder_pid: Annotated[int, Meta(ge=1)] | None = None
 
 
 class UpdateVM(Request, frozen=True):
-    """Body of `PATCH /v1/vms/{vm}`: only what is named changes. Disks grow, never shrink."""
+    """Body of `PATCH /v1/vms/{vm}`: only what is named changes. Disks grow, never shrink.
+
+    Of `nat` and `allow`, one takes the place of the other.
+    """
 
     name: Name | UnsetType = UNSET
     vcpus: Vcpus | UnsetType = UNSET
     memory: Bytes | UnsetType = UNSET
     disk_size: Bytes | UnsetType = UNSET
     nat: bool | UnsetType = UNSET
+    allow: Networks | UnsetType = UNSET
     ports: tuple[PortForward, ...] | UnsetType = UNSET
+    autostart: bool | UnsetType = UNSET
+    disk_rate: Rate | UnsetType = UNSET
+    net_rate: Rate | UnsetType = UNSET
 
 
 class KillVM(Request, frozen=True):
     """Body of `POST /v1/vms/{vm}/kill`: the signal the VMM process gets."""
 
     signal: Literal["KILL", "TERM", "INT", "QUIT", "ABRT"] = "KILL"
+
+
+class ForkVM(Request, frozen=True):
+    """Body of `POST /v1/vms/{vm}/fork`: `count` new VMs that go on from where this one is.
+
+    `{n}` in `name` stands for the number of each, from 1; without a name they are called after the
+    VM. With `snapshot` they go on from that snapshot of it. `holder_pid` is as in `CreateVM`.
+    """
+
+    count: Annotated[int, Meta(ge=1, le=256)] = 1
+    name: Annotated[str, Meta(max_length=63)] | None = None
+    snapshot: Name | None = None
+    holder_pid: Annotated[int, Meta(ge=1)] | None = None
+
+
+class CreateSnapshot(Request, frozen=True):
+    """Body of `POST /v1/vms/{vm}/snapshots`; without a name one is made up."""
+
+    name: Name | None = None
+
+
+class RestoreSnapshot(Request, frozen=True):
+    """Body of `POST /v1/vms/{vm}/snapshots/{snapshot}/restore`.
+
+    Without `memory` only the disks go back: the VM is stopped then, and boots when it is started.
+    """
+
+    memory: bool = True
+
+
+class MakeTemplate(Request, frozen=True):
+    """Body of `POST /v1/templates`: which VMs to have one for; defaults are those of `CreateVM`."""
+
+    image: Name | None = None
+    vcpus: Vcpus | None = None
+    memory: Bytes | None = None
+    root_size: Bytes | None = None
+    disk_size: Bytes | None = None
+
+
+class PruneTemplates(Request, frozen=True):
+    """Body of `POST /v1/templates/prune`: all of them, or those that no new VM would start from."""
+
+    all: bool = False
 
 
 class SSHEndpoint(Model, frozen=True):
@@ -106,11 +181,22 @@ class SSHEndpoint(Model, frozen=True):
     host_key_alias: str
 
 
+class AgentEndpoint(Model, frozen=True):
+    """How to reach a VM's agent without the network: the directory with the sockets of its streams.
+
+    docs/agent-protocol.md says what goes over them and how a stream is taken.
+    """
+
+    directory: str
+
+
 class VM(Model, frozen=True):
     """One VM as the daemon knows it now.
 
     `reason` says in words why a VM that is not running is not (guest powered off, VMM died, host
-    rebooted, start failed). `boot_id` is the guest kernel's, while it runs.
+    rebooted, start failed). `boot_id` is the guest kernel's, while it runs. `template` is the key
+    of the template it was started from first, `parent` the id of the VM it is a fork of. Its sshd
+    is at `ssh_host`:`ssh_port`; `hostname` is what the host knows it by while it runs, if anything.
     """
 
     id: str
@@ -122,7 +208,9 @@ class VM(Model, frozen=True):
     updated_at: float
     started_at: float | None = None
     address: str | None = None
+    ssh_host: str = "127.0.0.1"
     ssh_port: int | None = None
+    hostname: str | None = None
     pid: int | None = None
     accelerator: str | None = None
     boot_id: str | None = None
@@ -130,6 +218,52 @@ class VM(Model, frozen=True):
     holder_pid: int | None = None
     operation: str | None = None
     allocated_bytes: int | None = None
+    template: str | None = None
+    parent: str | None = None
+
+
+class Snapshot(Model, frozen=True):
+    """A VM at one moment: its disks, and its memory too if it ran.
+
+    `name` is unique among the snapshots of its VM. `allocated_bytes` is what the memory and the
+    disk layers that only it holds on to take.
+    """
+
+    id: str
+    name: str
+    vm_id: str
+    vm: str
+    created_at: float
+    memory: bool
+    spec: VMSpec
+    allocated_bytes: int = 0
+
+
+class Template(Model, frozen=True):
+    """A guest that has booted, from which VMs of its image and shape start at once.
+
+    `key` names everything that went into it; `clones` counts the VMs there are of it.
+    """
+
+    key: str
+    image: str
+    image_id: str
+    kernel_id: str
+    vcpus: Vcpus
+    memory: Bytes
+    root_size: Bytes
+    disk_size: Bytes
+    created_at: float
+    used_at: float
+    clones: int
+    allocated_bytes: int
+
+
+class Garbage(Model, frozen=True):
+    """What `POST /v1/gc` removed: files and directories nothing referred to, and their size."""
+
+    removed: tuple[str, ...] = ()
+    freed_bytes: int = 0
 
 
 class VMStats(Model, frozen=True):
@@ -166,7 +300,10 @@ class Stage(Model, frozen=True):
 
 
 class Operation(Model, frozen=True):
-    """A change under way or done. `target` is the id of what it changes."""
+    """A change under way or done. `target` is the id of what it changes.
+
+    `made` names the VMs it made, when there may be several.
+    """
 
     id: str
     kind: str
@@ -176,6 +313,7 @@ class Operation(Model, frozen=True):
     target_name: str | None = None
     finished_at: float | None = None
     stages: tuple[Stage, ...] = ()
+    made: tuple[str, ...] = ()
     error: ErrorBody | None = None
 
 

@@ -27,6 +27,11 @@ def parse_size(text: str) -> int:
     return int(match[1]) * _UNITS[(match[2] or "").upper()]
 
 
+def parse_rate(text: str) -> int:
+    """Bytes a second meant by `text`, a size or 0 for any number. Raises CallerError."""
+    return 0 if text.strip() == "0" else parse_size(text)
+
+
 def format_size(size: int) -> str:
     """`size` bytes for people, in the largest unit that keeps it at or above one: `1.5G`."""
     value = float(size)

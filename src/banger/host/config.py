@@ -32,6 +32,10 @@ class Size(int):
     """Bytes, written in the file as text such as "4G"."""
 
 
+class Quota(Size):
+    """A size, or "0" for none at all."""
+
+
 class Section(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
@@ -49,23 +53,38 @@ class DefaultsSection(Section, frozen=True):
 
 
 class HypervisorSection(Section, frozen=True):
-    """`[hypervisor]`: which QEMU, and whether it may use KVM."""
+    """`[hypervisor]`: which QEMU, and whether it may use KVM; which Firecracker.
+
+    Without a path, firecracker and jailer are looked for where programs are installed.
+    """
 
     qemu_binary: Annotated[str, Meta(min_length=1)] = "qemu-system-x86_64"
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    firecracker: str = ""
+    jailer: str = ""
 
 
 class NetworkSection(Section, frozen=True):
-    """`[network]`: guest addresses, and the host ports that reach the guests' sshd."""
+    """`[network]`: guest addresses, and the host ports that reach the guests' sshd.
+
+    On an installed host `spare_taps` are kept ready, so that nobody waits for one.
+    """
 
     subnet: IPv4Network = IPv4Network("10.213.0.0/16")
     ssh_ports: range = range(22000, 24000)
+    spare_taps: Annotated[int, Meta(ge=0, le=64)] = 4
 
 
 class LimitsSection(Section, frozen=True):
-    """`[limits]`: running VMs may be promised `memory_overcommit` times the host's memory."""
+    """`[limits]`: running VMs may be promised `memory_overcommit` times the host's memory.
+
+    `templates_size` is what all templates together may take on the disk; with 0 there are none.
+    With `standby` one VM of the template used last is kept ready.
+    """
 
     memory_overcommit: Annotated[float, Meta(ge=0.1, le=16.0)] = 2.0
+    templates_size: Quota = Quota(8 * GIB)
+    standby: bool = True
 
 
 class Config(Section, frozen=True):
@@ -90,9 +109,14 @@ ALLOWED: Mapping[str, str] = {
     "defaults.root_size": _SIZE,
     "hypervisor.qemu_binary": "the name or path of a program in quotes",
     "hypervisor.accelerator": '"auto", "kvm" or "tcg"',
+    "hypervisor.firecracker": "the path of a program in quotes",
+    "hypervisor.jailer": "the path of a program in quotes",
     "network.subnet": 'a private IPv4 network from /8 to /24, such as "10.213.0.0/16"',
     "network.ssh_ports": 'two ports from 1024 to 65535, such as "22000-23999"',
+    "network.spare_taps": "a whole number from 0 to 64",
     "limits.memory_overcommit": "a number from 0.1 to 16",
+    "limits.templates_size": f'{_SIZE}, or "0" for no templates',
+    "limits.standby": "true or false",
 }
 
 
@@ -192,8 +216,11 @@ def _decode(kind: type, value: object) -> object:
     if not isinstance(value, str):
         raise ValueError("not text")  # noqa: TRY004
 
-    if kind is Size:
-        return _size(value)
+    if kind is Quota and value == "0":
+        return Quota(0)
+
+    if issubclass(kind, Size):
+        return kind(_size(value))
 
     return _ports(value) if kind is range else _subnet(value)
 

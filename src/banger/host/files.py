@@ -12,6 +12,9 @@ from pathlib import Path
 
 from banger.api.errors import ErrorCode, PermanentError
 
+MAKE_ROOM = "make room: banger vm prune, banger image delete NAME, banger gc"
+"""The hint for whoever has too little of it."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -20,7 +23,7 @@ def disk_full(while_doing: str) -> PermanentError:
     return PermanentError(
         ErrorCode.INSUFFICIENT_DISK,
         f"no space left on the disk while {while_doing}",
-        hint="make room (banger prune, banger image delete), or set BANGER_HOME to a larger disk",
+        hint=MAKE_ROOM,
     )
 
 
@@ -35,10 +38,11 @@ def room_for(path: Path) -> Iterator[None]:
         raise
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
     """Make `path` hold `data`, on disk before this returns; after a crash it is the old or the new.
 
-    Raises PermanentError(insufficient_disk), and then the old content is still there.
+    Not `durable`, it may be anything after a crash of the machine. Raises
+    PermanentError(insufficient_disk), and then the old content is still there.
     """
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     with room_for(path), undo_unless_done(part):
@@ -46,7 +50,10 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, mode)
             file.write(data)
-        publish(part, path)
+        if durable:
+            publish(part, path)
+        else:
+            part.replace(path)
 
 
 @contextlib.contextmanager
@@ -61,9 +68,27 @@ def undo_unless_done(part: Path) -> Iterator[None]:
 
 def publish(part: Path, path: Path) -> None:
     """Rename the finished file `part` to `path`, both its content and its name made durable."""
-    _sync(part)
+    sync(part)
     part.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Make durable what is in the file `path`, or which names are in the directory."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(directory: Path) -> None:
+    """Make durable the files in `directory`, which has no directories in it, and its own name."""
+    for path in directory.iterdir():
+        sync(path)
+
+    sync(directory)
+    sync(directory.parent)
 
 
 def allocated_bytes(path: Path) -> int:
@@ -95,11 +120,3 @@ def _remove_directory(directory: Path) -> None:
         remove_tree(entry)
 
     directory.rmdir()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

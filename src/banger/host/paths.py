@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from banger.api.errors import ErrorCode, PermanentError
@@ -13,9 +14,28 @@ from banger.api.errors import ErrorCode, PermanentError
 SOCKET_PATH_MAX = 107
 
 
+class HostPath(StrEnum):
+    """How a daemon came to be, which decides how it runs VMs.
+
+    `embedded`: started by its user, without privileges. `system`: installed as a service, with a
+    root helper beside it (docs/install.md).
+    """
+
+    EMBEDDED = "embedded"
+    SYSTEM = "system"
+
+    @property
+    def renewal(self) -> str:
+        """What to type to have the daemon anew, as for a configuration that was changed."""
+        return "banger daemon stop" if self is HostPath.EMBEDDED else "sudo banger system restart"
+
+
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """The directories of one banger installation. All are 0700 and the caller's own."""
+    """The directories of one banger installation.
+
+    All are 0700 and the caller's own, but for the system path's `config`, which is root's.
+    """
 
     config: Path
     state: Path
@@ -35,8 +55,18 @@ class Paths:
         return self.state / "ssh" / "id_ed25519"
 
     @property
+    def ssh_config(self) -> Path:
+        """For ~/.ssh/config to include: how `ssh <name>.vm` reaches an installed host's VMs."""
+        return self.state / "ssh" / "config"
+
+    @property
+    def ssh_names(self) -> Path:
+        """One known_hosts file a running VM, called as the host calls the VM."""
+        return self.state / "ssh" / "names"
+
+    @property
     def vms(self) -> Path:
-        """One directory a VM, named by its id: disks, keys, logs. Removed with the VM."""
+        """One directory a VM, named by its id: keys, logs, suspended memory. Goes with the VM."""
         return self.state / "vms"
 
     @property
@@ -53,6 +83,21 @@ class Paths:
         return self.state / "kernels"
 
     @property
+    def disks(self) -> Path:
+        """All disk layers: tops that VMs write, and what lies below them and never changes."""
+        return self.state / "disks"
+
+    @property
+    def snapshots(self) -> Path:
+        """One directory a snapshot, named by its id: the memory of a VM that ran."""
+        return self.state / "snapshots"
+
+    @property
+    def templates(self) -> Path:
+        """One directory a template, named by its key: the memory of a guest that has booted."""
+        return self.state / "templates"
+
+    @property
     def daemon_log(self) -> Path:
         return self.state / "bangerd.log"
 
@@ -66,9 +111,43 @@ class Paths:
         return self.run / "bangerd.lock"
 
     @property
+    def autostarted(self) -> Path:
+        """The boot of the host in which VMs with autostart have been started last."""
+        return self.run / "autostarted"
+
+    @property
     def vm_run(self) -> Path:
         """One directory a running VM: its sockets. Short, because socket paths are."""
         return self.run / "vm"
+
+    @property
+    def template_run(self) -> Path:
+        """The same for each VM that a template is being made of."""
+        return self.run / "t"
+
+
+def system_paths() -> Paths:
+    """The directories of the system path's daemon; `banger system install` made them."""
+    return Paths(
+        config=Path("/etc/banger"),
+        state=Path("/var/lib/banger"),
+        cache=Path("/var/cache/banger"),
+        run=Path("/run/banger"),
+    )
+
+
+def owned_installation(root: Path = Path("/")) -> Paths | None:
+    """The system path's directories if this user owns what is installed; `root` is the host's.
+
+    Told by the owner of the state, which is quicker than reading the metadata: every command asks.
+    """
+    paths = system_paths()
+    try:
+        owner = (root / paths.state.relative_to("/")).lstat().st_uid
+    except OSError:
+        return None
+    installed = (root / paths.config.relative_to("/") / "install.toml").exists()
+    return paths if installed and owner == os.geteuid() else None
 
 
 def default_paths() -> Paths:
@@ -106,7 +185,7 @@ def ensure_private(directory: Path) -> None:
     raise PermanentError(
         ErrorCode.SOCKET_INSECURE,
         f"{directory} {problem}",
-        hint=f"fix it with: chmod 700 {directory} (and chown it to yourself), or set BANGER_HOME",
+        hint=f"chmod 700 {directory}, and chown it to yourself",
     )
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from banger.api.errors import BangerError, CallerError, ErrorCode, PermanentError
-from banger.api.sizes import MIB, format_size
+from banger.api.sizes import GIB, MIB, format_size
+from banger.host.files import MAKE_ROOM
 
 # Kept for the host itself: a VM that takes the last page gets somebody killed.
 MEMORY_RESERVE = 256 * MIB
@@ -83,13 +84,31 @@ def check_memory(
     raise problem(ErrorCode.INSUFFICIENT_MEMORY, message, hint=hint)
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A file system: its bytes in all, and those that are free to this user."""
+
+    total: int
+    free: int
+
+    @property
+    def reserve(self) -> int:
+        """How many bytes have to stay free while guests write: a twentieth, 1 GiB at most."""
+        return min(GIB, self.total // 20)
+
+
+def measure_room(path: Path) -> Room:
+    """The room on the file system of `path`."""
+    found = os.statvfs(path)
+    return Room(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+
 def free_bytes(path: Path) -> int:
     """Bytes this user may still write on the file system of `path`, which need not exist yet."""
     while not path.exists() and path != path.parent:
         path = path.parent
 
-    usage = os.statvfs(path)
-    return usage.f_bavail * usage.f_frsize
+    return measure_room(path).free
 
 
 def check_disk(path: Path, wanted: int) -> None:
@@ -99,8 +118,13 @@ def check_disk(path: Path, wanted: int) -> None:
         raise PermanentError(
             ErrorCode.INSUFFICIENT_DISK,
             f"{format_size(wanted)} of disk space needed in {path}, {format_size(free)} are free",
-            hint="make room (banger prune, banger image delete), or set BANGER_HOME elsewhere",
+            hint=MAKE_ROOM,
         )
+
+
+def check_disk_beside_guests(path: Path, wanted: int = 0) -> None:
+    """As `check_disk`, with what has to stay free while guests write left over."""
+    check_disk(path, wanted + measure_room(path).reserve)
 
 
 def _meminfo(path: Path) -> dict[str, int]:

@@ -43,6 +43,8 @@ subnet = "172.16.0.0/20"
 ssh_ports = "40000-40009"
 [limits]
 memory_overcommit = 1.5
+templates_size = "3G"
+standby = false
 """
 
 

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from banger.api.errors import ErrorCode, PermanentError
-from banger.host.paths import default_paths, ensure_private
+from banger.host.paths import (
+    default_paths,
+    ensure_private,
+    owned_installation,
+    system_paths,
+)
 
 
 def test_one_home_holds_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,3 +69,23 @@ def test_somebody_elses_directory_is_refused(
     (tmp_path / "theirs").mkdir(mode=0o700)
     with pytest.raises(PermanentError, match=f"belongs to uid {owner}, not to you"):
         ensure_private(tmp_path / "theirs")
+
+
+def test_an_installation_is_ours_by_its_state(tmp_path: Path) -> None:
+    state, metadata = tmp_path / "var/lib/banger", tmp_path / "etc/banger/install.toml"
+    assert owned_installation(tmp_path) is None
+    state.mkdir(parents=True)
+    assert owned_installation(tmp_path) is None
+    metadata.parent.mkdir(parents=True)
+    metadata.touch()
+    assert owned_installation(tmp_path) == system_paths()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_an_installation_of_somebody_elses_is_not_ours(tmp_path: Path) -> None:
+    state, metadata = tmp_path / "var/lib/banger", tmp_path / "etc/banger/install.toml"
+    state.mkdir(parents=True)
+    metadata.parent.mkdir(parents=True)
+    metadata.touch()
+    os.chown(state, 65534, 65534)
+    assert owned_installation(tmp_path) is None
