@@ -18,7 +18,7 @@ class GuestConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     `mac` is in lower case, as the kernel shows it. `authorized_key` is a line of authorized_keys;
     `host_key` an OpenSSH private key and `host_key_public` its public line. With `grow_root` the
-    root file system is grown to its disk at boot.
+    root file system is grown to its disk at boot. An empty `hostname` leaves that as it is.
     """
 
     vm_id: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from importlib import resources
 from pathlib import Path
 
@@ -50,6 +51,35 @@ def test_what_it_does_ends_with_the_guests_own_init() -> None:
     assert DOING.rstrip().endswith("switch_root $root /sbin/init")
 
 
+def tick_is_right(tmp_path: Path, multiplier: int | None, *, age: int) -> bool:
+    """What init makes of a tick that the kernel has timed so, `age` s after the VMM's start."""
+    timers = tmp_path / "timer_list"
+    lines = "" if multiplier is None else f" mult:           {multiplier}\n shift:          32\n"
+    timers.write_text(f"Broadcast device\nClock Event Device: <NULL>\n{lines}")
+    started = int(time.time()) - age
+    asked = f"timers={timers}; if tick_is_right {started}; then echo yes; else echo no; fi"
+    return run(tmp_path, asked) == "yes\n"
+
+
+@pytest.mark.parametrize("age", [0, 1000])
+def test_a_tick_that_was_timed_well_is_right(tmp_path: Path, age: int) -> None:
+    assert tick_is_right(tmp_path, 268_453_709, age=age)
+
+
+@pytest.mark.parametrize("multiplier", [482_227_116, 200_000_000])
+def test_a_tick_that_is_off_is_accepted_when_all_boots_come_out_alike(
+    tmp_path: Path, multiplier: int
+) -> None:
+    assert not tick_is_right(tmp_path, multiplier, age=5)
+    assert tick_is_right(tmp_path, multiplier, age=100)
+
+
+@pytest.mark.parametrize("multiplier", [None, 0, 250_000])
+@pytest.mark.parametrize("age", [0, 1000])
+def test_without_a_tick_no_guest_goes_on(tmp_path: Path, multiplier: int | None, age: int) -> None:
+    assert not tick_is_right(tmp_path, multiplier, age=age)
+
+
 def test_a_new_guest_gets_its_identity(root: Path) -> None:
     apply_identity(root)
     assert (root / "etc/hostname").read_text() == "dev\n"
@@ -81,6 +111,13 @@ def test_a_new_name_takes_effect_and_keeps_the_users_lines(root: Path) -> None:
     assert "127.0.1.1 other\n" in hosts.read_text()
     assert "192.0.2.1 mine\n" in hosts.read_text()
     assert "dev" not in hosts.read_text()
+
+
+def test_without_a_name_it_keeps_the_one_it_has(root: Path) -> None:
+    apply_identity(root)
+    apply_identity(root, hostname="")
+    assert (root / "etc/hostname").read_text() == "dev\n"
+    assert "127.0.1.1 dev\n" in (root / "etc/hosts").read_text()
 
 
 def test_a_hosts_file_without_the_line_gets_it(root: Path) -> None:
@@ -152,3 +189,60 @@ def test_a_generator_runs_as_soon_as_it_has_something_to_do(
 def test_an_offline_update_is_not_missed(root: Path) -> None:
     (root / "system-update").symlink_to("var/lib/system-update")
     assert unmasked(root) == ["system-update"]
+
+
+@pytest.mark.parametrize(
+    ("sshd", "kept"),
+    [(b"\x7fELF\0sd_listen_fds\0", True), (b"\0LISTEN_FDS\0", True), (b"\x7fELF\0listen\0", False)],
+)
+def test_the_port_is_left_to_an_sshd_that_cannot_take_it_from_systemd(
+    root: Path, sshd: bytes, kept: bool
+) -> None:
+    units = root / "units"
+    for folder in (root / "usr/sbin", units):
+        folder.mkdir(parents=True)
+
+    (root / "usr/sbin/sshd").write_bytes(sshd)
+    (units / "banger-ssh.socket").touch()
+    run(root, f"cp() {{ touch $2/${{1##*/}}; }}; units={units}; check_sshd")
+
+    assert (units / "banger-ssh.socket").exists() is kept
+    assert (units / "banger-agent.service.d/after-ssh.conf").exists() is not kept
+
+
+def test_a_guest_without_resolvers_has_its_file_left_alone_too(root: Path) -> None:
+    apply_identity(root, dns="")
+    (root / "etc/resolv.conf").write_text("mine\n")
+    apply_identity(root, dns="")
+    assert (root / "etc/resolv.conf").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize(
+    ("serials", "wanted", "found"),
+    [
+        ({"vda": "work", "vdb": "root"}, "root vda", "/dev/vdb"),
+        ({"vda": "work", "vdb": "root"}, "work vdb", "/dev/vda"),
+        ({"vda": "root"}, "work vdb", ""),
+        ({"vda": "2049-0-131", "vdb": "2049-0-132"}, "root vda", "/dev/vda"),
+        ({"vda": "2049-0-131", "vdb": "2049-0-132"}, "work vdb", "/dev/vdb"),
+        ({"vda": "2049-0-131"}, "work vdb", ""),
+    ],
+)
+def test_disks_are_found_by_serial_or_where_those_are_not_ours_by_order(
+    tmp_path: Path, serials: dict[str, str], wanted: str, found: str
+) -> None:
+    for name, serial in serials.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "serial").write_text(serial)
+
+    functions = FUNCTIONS.replace("/sys/block/", f"{tmp_path}/")
+    functions = functions.replace('[ -b "$device" ]', f'[ -d "{tmp_path}/${{device##*/}}" ]')
+    script = f"{functions}\nfind_disk {wanted} && echo $device || :"
+    words = [str(BUSYBOX), "sh", "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == found
+
+
+def test_what_systemd_runs_last_is_a_script_too() -> None:
+    script = resources.files("banger.guest") / "files/optional/shutdown"
+    subprocess.run([BUSYBOX, "sh", "-n"], input=script.read_bytes(), check=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import stat
@@ -22,10 +23,13 @@ def modules(tmp_path: Path) -> Path:
     tree.mkdir()
     (tree / "modules.dep").write_text(
         "virtio_blk.ko: virtio.ko\nvirtio.ko:\nvirtio_net.ko: virtio.ko\n"
+        "vmw_vsock_virtio_transport.ko: vsock.ko virtio.ko\nvsock.ko:\n"
     )
     (tree / "virtio_blk.ko").write_bytes(b"blk")
     (tree / "virtio.ko").write_bytes(b"virtio")
     (tree / "virtio_net.ko").write_bytes(b"net")
+    (tree / "vsock.ko").write_bytes(b"vsock")
+    (tree / "vmw_vsock_virtio_transport.ko").write_bytes(b"transport")
     return tree
 
 
@@ -52,6 +56,8 @@ def test_it_holds_init_busybox_and_the_modules_in_order(
     assert (root / "bin/busybox").read_bytes() == busybox.read_bytes()
     assert (root / "etc/modules-disk").read_text() == "virtio.ko\nvirtio_blk.ko\n"
     assert (root / "etc/modules").read_text() == "virtio_net.ko\n"
+    socket_modules = (root / "etc/modules-device-0x0013").read_text()
+    assert socket_modules == "vsock.ko\nvmw_vsock_virtio_transport.ko\n"
     assert (root / "lib/modules/virtio_blk.ko").read_bytes() == b"blk"
 
 
@@ -111,18 +117,16 @@ def test_a_vms_part_lies_over_the_shared_one(tmp_path: Path) -> None:
     assert stat.S_IMODE(initrd.stat().st_mode) == 0o600
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_no_half_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared, initrd = tmp_path / "shared", tmp_path / "initrd"
     shared.write_bytes(b"new")
-    initrd.write_bytes(b"old")
 
-    def full(self: Path, target: Path) -> Path:
+    def full(*_args: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(os, "sendfile", full)
+    with pytest.raises(PermanentError) as refused:
         write_initrd(shared, b"", initrd)
-    assert initrd.read_bytes() == b"old"
-    assert {path.name for path in tmp_path.iterdir()} == {"shared", "initrd"}
+
+    assert refused.value.code is ErrorCode.INSUFFICIENT_DISK
+    assert not initrd.exists()
