@@ -22,7 +22,7 @@ from banger.api.errors import ErrorCode, PermanentError
 from banger.api.models import Image, Kernel
 from banger.api.sizes import GIB, format_size
 from banger.host import runner
-from banger.host.files import allocated_bytes, remove_tree, room_for
+from banger.host.files import MAKE_ROOM, allocated_bytes, remove_tree, room_for
 from banger.image.bzimage import extract_vmlinux
 from banger.image.claims import abandoned, claim
 from banger.image.failure import explain
@@ -43,7 +43,7 @@ ROOM_ON_DISK = 2 * GIB
 # A tree in memory spares dpkg's many fsync(2), a sixth of the time; half of what is free may go.
 MEMORY_FOR_TREE = 2 * GIB
 
-_WORK = "build-"
+WORK = "build-"
 _TIMEOUT = 3600.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSED_ON = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
@@ -90,7 +90,7 @@ async def sweep(images: ImageStore, kernels: KernelStore, cache: Path) -> None:
     """Remove what builds that were killed left; what is still being built is left alone."""
     await asyncio.to_thread(images.sweep)
     await asyncio.to_thread(kernels.sweep)
-    for directory in abandoned(_works(cache), _WORK):
+    for directory in abandoned(works(cache), WORK):
         await remove_as_root(directory)
 
 
@@ -105,7 +105,7 @@ async def _to_the_end(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -
 
 @contextlib.asynccontextmanager
 async def _work_directory(cache: Path) -> AsyncIterator[Path]:
-    with room_for(cache), claim(_works(cache), _WORK) as work:
+    with room_for(cache), claim(works(cache), WORK) as work:
         try:
             yield work
         finally:
@@ -234,7 +234,7 @@ def _check_room(directory: Path) -> None:
             ErrorCode.INSUFFICIENT_DISK,
             f"{format_size(free)} is free on the disk of {directory}, building an image takes"
             f" {format_size(ROOM_ON_DISK)}",
-            hint="make room: banger vm prune, banger image delete NAME",
+            hint=MAKE_ROOM,
         )
 
 
@@ -251,5 +251,6 @@ def _empty(directory: Path) -> None:
         remove_tree(entry)
 
 
-def _works(cache: Path) -> Path:
+def works(cache: Path) -> Path:
+    """Where builds keep what is temporary, in directories called `WORK` and something."""
     return cache / "builds"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from banger.api.errors import BangerError, CallerError, ErrorCode, PermanentError, TransientError
+from banger.host.files import MAKE_ROOM
 from banger.image.sources import without_credentials
 
 _NO_NETWORK = re.compile(
@@ -32,7 +33,7 @@ def explain(output: str, suite: str) -> BangerError:
         return PermanentError(
             ErrorCode.INSUFFICIENT_DISK,
             "the disk is full: the image could not be built",
-            hint="make room: banger vm prune, banger image delete NAME",
+            hint=MAKE_ROOM,
         )
     if match := _NO_PACKAGE.search(text):
         return CallerError(

@@ -54,12 +54,17 @@ async def _probe_user_namespace() -> None:
     probe = await runner.run([*_USER, *_APART, "true"], check=False)
     if probe.status == 0:
         return
-    complaint = probe.complaint().removeprefix("unshare: ").removesuffix(": Success")
-    user = getpass.getuser()
+    raise no_namespace(getpass.getuser(), probe.complaint())
+
+
+def no_namespace(user: str, complaint: str) -> PermanentError:
+    """The error for a `user` who got this `complaint` instead of a user namespace."""
+    complaint = complaint.removeprefix("unshare: ").removesuffix(": Success")
     hint = "allow it (sysctl kernel.apparmor_restrict_unprivileged_userns=0), or build as root"
     if "/etc/subuid" in complaint or "/etc/subgid" in complaint:
         hint = "as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 " + user
-    raise PermanentError(
+
+    return PermanentError(
         ErrorCode.UNSUPPORTED_HOST,
         f"user {user} cannot make a user namespace, which building an image needs: {complaint}",
         hint=hint,

@@ -20,6 +20,7 @@ from pathlib import Path
 from banger.host import runner
 
 _FIELDS = ("CREATED_BY", "REPO_URI", "RELEASE", "COMPONENT", "ORIGIN")
+_LIST = ("apt-get", "indextargets", "--format", "\t".join(f"$({field})" for field in _FIELDS))
 _POCKETS = ("", "-updates", "-security", "-backports")
 _COMPONENTS = ("main", "contrib", "non-free", "non-free-firmware")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -78,10 +79,8 @@ async def host_setup(suite: str) -> AptSetup:
 
     Raises PermanentError(tool_missing) when there is no apt.
     """
-    fields = "\t".join(f"$({field})" for field in _FIELDS)
-    listing = await runner.run(["apt-get", "indextargets", "--format", fields], check=False)
+    found = select(await host_sources(), suite)
     options = (await runner.run(["apt-config", "dump", "Acquire"])).text.splitlines()
-    found = select(parse_targets(listing.text), suite)
     return AptSetup(
         sources=deb822(found, _KEYRING if await asyncio.to_thread(_KEYRING.exists) else None),
         mirror=_lines(line for line in options if found and _AGE.match(line)),
@@ -90,6 +89,21 @@ async def host_setup(suite: str) -> AptSetup:
         ),
         auth=_lines([*_host_auth(), *credentials(found)]),
     )
+
+
+async def host_sources() -> list[Source]:
+    """All that this host's apt is told to use, downloaded or not.
+
+    Raises PermanentError(tool_missing) when there is no apt.
+    """
+    described = parse_targets((await runner.run(_LIST, check=False)).text)
+    # What has no release file yet is left out above: on a host where apt has never been updated, or
+    # whose lists were removed to save room, that is everything.
+    named = parse_targets((await runner.run([*_LIST, "--no-release-info"], check=False)).text)
+    seen = {(source.uri, source.release, source.component) for source in described}
+    more = [each for each in named if (each.uri, each.release, each.component) not in seen]
+    # A component may have an index for each of several architectures.
+    return list(dict.fromkeys([*described, *more]))
 
 
 def parse_targets(text: str) -> list[Source]:

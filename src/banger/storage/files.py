@@ -30,6 +30,18 @@ def copy_sparse(source: Path, copy: Path) -> None:
                 _copy_data(reader.fileno(), writer.fileno())
 
 
+def copy_whole(source: Path, copy: Path) -> None:
+    """As `copy_sparse`, but `copy` is there whole or not at all, also when the process is killed.
+
+    It is not durable: a power cut may leave anything. What an earlier attempt left is replaced.
+    """
+    part = copy.with_name(f"{copy.name}.part")
+    part.unlink(missing_ok=True)
+    copy_sparse(source, part)
+    with undo_unless_done(part):
+        part.replace(copy)
+
+
 def _share(source: int, copy: int) -> bool:
     try:
         fcntl.ioctl(copy, _FICLONE, source)

@@ -16,6 +16,7 @@ from banger.image.sources import (
     credentials,
     deb822,
     host_setup,
+    host_sources,
     is_debian,
     parse_targets,
     select,
@@ -132,6 +133,28 @@ def test_the_files_travel_privately() -> None:
         assert {entry.name for entry in archive} == {
             "host.sources", "mirror.conf", "apt.conf", "auth.conf",
         }  # fmt: skip
+
+
+async def test_sources_count_before_apt_has_downloaded_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lists" / "partial").mkdir(parents=True)
+    (tmp_path / "sources.list").write_text(f"deb {MIRROR} bookworm main contrib\n")
+    (tmp_path / "apt.conf").write_text(
+        f'Dir::Etc::sourcelist "{tmp_path}/sources.list";\nDir::Etc::sourceparts "-";\n'
+        f'Dir::State::lists "{tmp_path}/lists";\nDir::Cache "{tmp_path}";\n'
+    )
+    monkeypatch.setenv("APT_CONFIG", str(tmp_path / "apt.conf"))
+
+    assert await host_sources() == [
+        source(origin=UNKNOWN),
+        source(component="contrib", origin=UNKNOWN),
+    ]
+
+
+async def test_what_apt_has_downloaded_is_there_once() -> None:
+    found = await host_sources()
+    assert len({(each.uri, each.release, each.component) for each in found}) == len(set(found))
 
 
 async def test_this_hosts_own_apt_can_be_asked() -> None:

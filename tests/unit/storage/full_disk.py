@@ -25,6 +25,7 @@ from banger.host.files import remove_tree, write_atomic
 from banger.host.resources import free_bytes
 from banger.storage import ext4
 from banger.storage.files import copy_sparse
+from banger.storage.garbage import list_layers, sweep, unreachable
 from banger.storage.qcow2 import Qcow2
 from banger.storage.workdisk import create_work_disk, grow_work_disk
 
@@ -64,9 +65,19 @@ def growing_a_work_disk(disk: Path, outside: Path) -> None:
     copy_sparse(filesystem(outside / "seed", 64 * MIB, content=9 * MIB), work)
     before = digest(work)
     with refused(disk):
-        asyncio.run(grow_work_disk(work, GIB))
+        asyncio.run(grow_work_disk(work, disk / "grown.raw", GIB))
     assert digest(work) == before
     asyncio.run(ext4.check(work))
+
+
+def growing_a_work_disk_of_layers(disk: Path, outside: Path) -> None:
+    work, top = outside / "work.raw", disk / "top.qcow2"
+    filesystem(work, 64 * MIB, content=20 * MIB)
+    asyncio.run(Qcow2().overlay(work, top))
+    before = digest(top)
+    with refused(disk):
+        asyncio.run(grow_work_disk(top, disk / "grown.raw", GIB))
+    assert digest(top) == before
 
 
 def creating_a_root_disk(disk: Path, outside: Path) -> None:
@@ -74,6 +85,42 @@ def creating_a_root_disk(disk: Path, outside: Path) -> None:
     fill(disk, leave=0)
     with refused(disk):
         asyncio.run(Qcow2().create(base, disk / "root.qcow2", 64 * MIB))
+
+
+def making_an_overlay(disk: Path, _outside: Path) -> None:
+    (disk / "work.raw").write_bytes(bytes(MIB))
+    fill(disk, leave=64 * KIB)
+    with refused(disk):
+        asyncio.run(Qcow2().overlay(disk / "work.raw", disk / "top.qcow2"))
+
+
+def copying_an_overlay(disk: Path, outside: Path) -> None:
+    (outside / "work.raw").write_bytes(bytes(MIB))
+    asyncio.run(Qcow2().overlay(outside / "work.raw", outside / "empty.qcow2"))
+    fill(disk, leave=64 * KIB)
+    with refused(disk):
+        Qcow2().copy_overlay(outside / "empty.qcow2", disk / "top.qcow2")
+
+
+def flattening(disk: Path, outside: Path) -> None:
+    base, middle, top = outside / "base.raw", outside / "middle.qcow2", disk / "top.qcow2"
+    base.touch()
+    os.truncate(base, 64 * MIB)
+    asyncio.run(Qcow2().overlay(base, middle))
+    subprocess.run(["qemu-io", "-c", "write -q -P 1 0 20M", middle], check=True)
+    asyncio.run(Qcow2().overlay(middle, top))
+    before = digest(top)
+    with refused(disk):
+        asyncio.run(Qcow2().flatten(top, base))
+    assert digest(top) == before
+    asyncio.run(Qcow2().check(top))
+
+
+def sweeping(disk: Path, outside: Path) -> None:
+    (outside / "work.raw").write_bytes(bytes(MIB))
+    asyncio.run(Qcow2().overlay(outside / "work.raw", disk / "0123456789ab.qcow2"))
+    fill(disk, leave=0)
+    assert len(sweep(unreachable(list_layers(disk), []).files).names) == 1
 
 
 def removing_a_tree(disk: Path, _outside: Path) -> None:
@@ -92,7 +139,12 @@ SCENARIOS: dict[str, Callable[[Path, Path], None]] = {
         creating_a_work_disk,
         resizing_a_new_work_disk,
         growing_a_work_disk,
+        growing_a_work_disk_of_layers,
         creating_a_root_disk,
+        making_an_overlay,
+        copying_an_overlay,
+        flattening,
+        sweeping,
         removing_a_tree,
     )
 }

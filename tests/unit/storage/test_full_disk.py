@@ -18,7 +18,12 @@ SCENARIOS = [
     "creating_a_work_disk",
     "resizing_a_new_work_disk",
     "growing_a_work_disk",
+    "growing_a_work_disk_of_layers",
     "creating_a_root_disk",
+    "making_an_overlay",
+    "copying_an_overlay",
+    "flattening",
+    "sweeping",
     "removing_a_tree",
 ]
 

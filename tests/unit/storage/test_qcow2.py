@@ -12,10 +12,10 @@ from banger.api.errors import CallerError, ErrorCode, PermanentError
 from banger.api.sizes import GIB, MIB
 from banger.host.files import allocated_bytes
 from banger.host.runner import run
-from banger.storage.base import RootDisk
+from banger.storage.base import LayeredDisks
 from banger.storage.qcow2 import Qcow2
 
-DISKS: RootDisk = Qcow2()
+DISKS: LayeredDisks = Qcow2()
 
 
 async def test_an_overlay_reads_as_its_base(seed: Seed, tmp_path: Path) -> None:

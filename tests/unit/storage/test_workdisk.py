@@ -10,16 +10,26 @@ from pathlib import Path
 
 import pytest
 from tests.unit.storage.conftest import Seed
+from tests.unit.storage.disks import instead_of, write
 
 from banger.api.errors import CallerError, ErrorCode, PermanentError
 from banger.api.sizes import GIB, MIB
 from banger.host.files import allocated_bytes
+from banger.host.runner import run
 from banger.storage import ext4
+from banger.storage.files import copy_sparse
+from banger.storage.qcow2 import Qcow2
 from banger.storage.workdisk import create_work_disk, grow_work_disk
 
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def unable(program: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on `program` ruins the disk it is given and fails."""
+    script = 'echo ruined >"$disk"\necho "no luck" >&2\nexit 1\n'
+    instead_of(program, directory, script, monkeypatch)
 
 
 def names(directory: Path) -> set[str]:
@@ -82,20 +92,55 @@ async def test_what_is_no_file_system_is_refused(vm: Path) -> None:
     assert names(vm) == {"seed"}
 
 
-async def test_growing_keeps_the_files(seed: Seed, vm: Path) -> None:
-    disk = vm / "work.raw"
+async def test_growing_makes_a_new_disk_with_the_files_of_the_old(seed: Seed, vm: Path) -> None:
+    disk, grown = vm / "work.raw", vm / "grown.raw"
     await create_work_disk(seed.path, disk, 64 * MIB)
-    await grow_work_disk(disk, GIB)
-    assert disk.stat().st_size == ext4.filesystem_size(disk) == GIB
-    assert await seed.found_on(disk) == seed.contents
-    assert names(vm) == {"work.raw"}
+    before = digest(disk)
+    await grow_work_disk(disk, grown, GIB)
+    assert grown.stat().st_size == ext4.filesystem_size(grown) == GIB
+    assert await seed.found_on(grown) == seed.contents
+    assert digest(disk) == before
+    assert stat.S_IMODE(grown.stat().st_mode) == 0o600
+    assert names(vm) == {"work.raw", "grown.raw"}
+
+
+async def test_a_disk_of_many_layers_is_grown_into_one(seed: Seed, vm: Path) -> None:
+    disk, top, grown = vm / "work.raw", vm / "top.qcow2", vm / "grown.raw"
+    await create_work_disk(seed.path, disk, 64 * MIB)
+    await Qcow2().overlay(disk, vm / "middle.qcow2")
+    await Qcow2().overlay(vm / "middle.qcow2", top)
+    # A superblock with a label, which only the top has.
+    labelled = vm.with_name("labelled")
+    copy_sparse(disk, labelled)
+    await run(["e2label", labelled, "mine"])
+    await write(top, f"write -s {labelled} 0 4k")
+    before = {layer: digest(vm / layer) for layer in names(vm)}
+    await grow_work_disk(top, grown, GIB)
+    assert grown.stat().st_size == ext4.filesystem_size(grown) == GIB
+    assert await seed.found_on(grown) == seed.contents
+    assert (await run(["e2label", grown])).text.strip() == "mine"
+    assert allocated_bytes(grown) < 64 * MIB
+    assert stat.S_IMODE(grown.stat().st_mode) == 0o600
+    assert {layer: digest(vm / layer) for layer in names(vm) - {"grown.raw"}} == before
 
 
 async def test_growing_to_the_present_size_is_fine(seed: Seed, vm: Path) -> None:
     disk = vm / "work.raw"
     await create_work_disk(seed.path, disk, 64 * MIB)
-    await grow_work_disk(disk, 64 * MIB)
-    assert await seed.found_on(disk) == seed.contents
+    await grow_work_disk(disk, vm / "grown.raw", 64 * MIB)
+    assert await seed.found_on(vm / "grown.raw") == seed.contents
+
+
+@pytest.mark.parametrize("program", ["qemu-img", "resize2fs"])
+async def test_layers_that_cannot_be_grown_leave_nothing(
+    seed: Seed, vm: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    await create_work_disk(seed.path, vm / "work.raw", 64 * MIB)
+    await Qcow2().overlay(vm / "work.raw", vm / "top.qcow2")
+    unable(program, vm.with_name("bin"), monkeypatch)
+    with pytest.raises(PermanentError, match=f"{program} failed: no luck"):
+        await grow_work_disk(vm / "top.qcow2", vm / "grown.raw", 128 * MIB)
+    assert names(vm) == {"work.raw", "top.qcow2"}
 
 
 async def test_shrinking_is_refused(seed: Seed, vm: Path) -> None:
@@ -103,38 +148,30 @@ async def test_shrinking_is_refused(seed: Seed, vm: Path) -> None:
     await create_work_disk(seed.path, disk, 64 * MIB)
     before = digest(disk)
     with pytest.raises(CallerError, match="cannot shrink") as refusal:
-        await grow_work_disk(disk, 63 * MIB)
+        await grow_work_disk(disk, vm / "grown.raw", 63 * MIB)
     assert refusal.value.code is ErrorCode.DISK_TOO_SMALL
     assert digest(disk) == before
 
 
-async def test_a_crash_while_growing_leaves_the_old_disk_and_growing_can_be_repeated(
-    seed: Seed, vm: Path
-) -> None:
+async def test_after_a_crash_growing_can_be_repeated(seed: Seed, vm: Path) -> None:
     disk = vm / "work.raw"
     await create_work_disk(seed.path, disk, 64 * MIB)
-    before = digest(disk)
-    # All that ever exists beside the disk until the rename; its content is arbitrary.
-    (vm / "work.raw.part").write_bytes(b"half")
-    assert digest(disk) == before
-    await grow_work_disk(disk, 128 * MIB)
-    assert await seed.found_on(disk) == seed.contents
-    assert names(vm) == {"work.raw"}
+    # All that ever exists until the rename; its content is arbitrary.
+    (vm / "grown.raw.part").write_bytes(b"half")
+    await grow_work_disk(disk, vm / "grown.raw", 128 * MIB)
+    assert await seed.found_on(vm / "grown.raw") == seed.contents
+    assert names(vm) == {"work.raw", "grown.raw"}
 
 
-async def test_a_resize_that_fails_leaves_the_old_disk(
+async def test_a_resize_that_fails_leaves_the_old_disk_alone(
     seed: Seed, vm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = vm / "work.raw"
     await create_work_disk(seed.path, disk, 64 * MIB)
     before = digest(disk)
-    broken = vm.with_name("bin")
-    broken.mkdir()
-    (broken / "resize2fs").write_text("#!/bin/sh\necho ruined >$1\necho 'no luck' >&2\nexit 1\n")
-    (broken / "resize2fs").chmod(0o755)
-    monkeypatch.setenv("PATH", str(broken), prepend=":")
+    unable("resize2fs", vm.with_name("bin"), monkeypatch)
     with pytest.raises(PermanentError, match="resize2fs failed: no luck"):
-        await grow_work_disk(disk, 128 * MIB)
+        await grow_work_disk(disk, vm / "grown.raw", 128 * MIB)
     assert digest(disk) == before
     assert names(vm) == {"work.raw"}
 
@@ -150,7 +187,7 @@ async def test_a_file_system_that_needs_a_person_is_said_so_and_not_touched(
         file.write(b"\xff" * 40 * MIB)
     before = digest(disk)
     with pytest.raises(PermanentError) as refusal:
-        await grow_work_disk(disk, 128 * MIB)
+        await grow_work_disk(disk, vm / "grown.raw", 128 * MIB)
     assert refusal.value.code is ErrorCode.STATE_CORRUPT
     assert digest(disk) == before
     assert names(vm) == {"work.raw"}
