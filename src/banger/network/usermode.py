@@ -7,10 +7,8 @@ DNS server's address (qemu(1), -netdev user: by default the second and third of 
 
 from __future__ import annotations
 
-import errno
-import os
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -81,50 +79,6 @@ def mac_address(vm_id: str) -> str:
     return f"52:54:00:{tail[0:2]}:{tail[2:4]}:{tail[4:6]}"
 
 
-def port_free(host_ip: str, port: int, protocol: str) -> bool:
-    """Whether QEMU could listen on `host_ip:port` now; False also for what we may not listen on."""
-    return port_obstacle(host_ip, port, protocol) is None
-
-
-def port_obstacle(host_ip: str, port: int, protocol: str) -> str | None:
-    """Why nobody can listen on `host_ip:port` now, in words; None when it is free."""
-    try:
-        IPv4Address(host_ip)
-    except ValueError:
-        # Before bind(2) would be given the time to look a name up.
-        return f"{host_ip!r} is not an IPv4 address"
-
-    kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
-    try:
-        with socket.socket(socket.AF_INET, kind) as probe:
-            if kind is socket.SOCK_STREAM:
-                # As libslirp does: connections that linger in TIME_WAIT are no obstacle.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-
-            probe.bind((host_ip, port))
-            if kind is socket.SOCK_STREAM:
-                probe.listen(1)
-    except OSError as error:
-        return _obstacle(error)
-    return None
-
-
-def pick_port(ports: Sequence[int], taken: Collection[int], host_ip: str = "127.0.0.1") -> int:
-    """The first TCP port of `ports` that is neither in `taken` nor listened on.
-
-    Raises PermanentError(network_exhausted).
-    """
-    for port in ports:
-        if port not in taken and port_free(host_ip, port, "tcp"):
-            return port
-
-    raise PermanentError(
-        ErrorCode.NETWORK_EXHAUSTED,
-        f"all ports from {ports[0]} to {ports[-1]} are taken",
-        hint="delete VMs, or set a wider network.ssh_ports in config.toml",
-    )
-
-
 def colliding_routes(subnet: IPv4Network, routes: Path = _ROUTES) -> list[str]:
     """Networks the host itself routes that overlap `subnet`, as `10.0.0.0/8 (tun0)`.
 
@@ -147,13 +101,3 @@ def colliding_routes(subnet: IPv4Network, routes: Path = _ROUTES) -> list[str]:
 
 def _address(digits: str) -> IPv4Address:
     return IPv4Address(socket.ntohl(int(digits, 16)))
-
-
-def _obstacle(error: OSError) -> str:
-    if error.errno == errno.EACCES:
-        return "only root may listen there"
-
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "the host has no such address"
-
-    return "it is in use" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -16,9 +15,6 @@ from banger.network.usermode import (
     UserNetwork,
     colliding_routes,
     mac_address,
-    pick_port,
-    port_free,
-    port_obstacle,
 )
 
 SUBNET = IPv4Network("10.213.0.0/16")
@@ -79,49 +75,6 @@ def test_a_mac_address_is_unicast_local_and_stable(vm_id: str) -> None:
     first = int(mac[:2], 16)
     assert first & 0b11 == 0b10
     assert mac == mac_address(vm_id)
-
-
-@pytest.mark.parametrize("protocol", ["tcp", "udp"])
-def test_a_port_is_free_until_somebody_has_it(protocol: str) -> None:
-    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
-    with socket.socket(socket.AF_INET, kind) as holder:
-        holder.bind(("127.0.0.1", 0))
-        port = holder.getsockname()[1]
-        if protocol == "tcp":
-            holder.listen()
-        assert not port_free("127.0.0.1", port, protocol)
-        assert port_obstacle("127.0.0.1", port, protocol) == "it is in use"
-    assert port_free("127.0.0.1", port, protocol)
-
-
-def test_a_port_is_not_free_when_another_listens_on_all_addresses() -> None:
-    with socket.socket() as holder:
-        holder.bind(("0.0.0.0", 0))
-        holder.listen()
-        assert not port_free("127.0.0.1", holder.getsockname()[1], "tcp")
-
-
-@pytest.mark.parametrize(
-    ("host_ip", "words"),
-    [("192.0.2.1", "no such address"), ("localhost", "not an IPv4"), ("::1", "not an IPv4")],
-)
-def test_an_address_nobody_can_listen_on_is_explained(host_ip: str, words: str) -> None:
-    obstacle = port_obstacle(host_ip, 22000, "tcp")
-    assert obstacle is not None
-    assert words in obstacle
-
-
-def test_a_picked_port_is_neither_taken_nor_in_use() -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        busy = holder.getsockname()[1]
-        with pytest.raises(PermanentError) as refusal:
-            pick_port(range(busy, busy + 1), ())
-        assert refusal.value.code is ErrorCode.NETWORK_EXHAUSTED
-    assert pick_port(range(busy, busy + 1), ()) == busy
-    with pytest.raises(PermanentError):
-        pick_port(range(busy, busy + 1), {busy})
 
 
 def routes(tmp_path: Path, *lines: str) -> Path:
