@@ -22,6 +22,8 @@ _KVM_GET_API_VERSION = 0xAE00
 _KVM_CREATE_VM = 0xAE01
 _KVM_API_VERSION = 12
 
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -39,11 +41,22 @@ class Accelerator:
     reason: str
 
 
-def probe(device: Path = Path("/dev/kvm"), cpuinfo: Path = Path("/proc/cpuinfo")) -> Verdict:
-    """Try KVM as far as a VMM does before its guest runs, and look at what the CPU says."""
+def probe(
+    device: Path = Path("/dev/kvm"),
+    cpuinfo: Path = Path("/proc/cpuinfo"),
+    *,
+    given: bool = False,
+) -> Verdict:
+    """Try KVM as far as a VMM does before its guest runs, and look at what the CPU says.
+
+    With `given` the VMM is given the device by somebody who may open it, if we may not.
+    """
     try:
         descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
+        if given and error.errno in _FORBIDDEN:
+            return _by_flags(device, cpuinfo)
+
         return Verdict(False, _not_openable(device, error))
     try:
         return _probe_open(descriptor, device, cpuinfo)
@@ -76,7 +89,7 @@ def _not_openable(device: Path, error: OSError) -> str:
     if error.errno == errno.ENOENT:
         return f"there is no {device} (virtualization is off in the firmware, or this is a VM)"
 
-    if error.errno in (errno.EACCES, errno.EPERM):
+    if error.errno in _FORBIDDEN:
         return f"you may not open {device} (join its group: sudo usermod -aG kvm $USER)"
 
     return f"{device} cannot be opened: {error.strerror}"
@@ -96,6 +109,10 @@ def _probe_open(descriptor: int, device: Path, cpuinfo: Path) -> Verdict:
     except OSError as error:
         return Verdict(False, f"{device} cannot create a VM: {error.strerror}")
 
+    return _by_flags(device, cpuinfo)
+
+
+def _by_flags(device: Path, cpuinfo: Path) -> Verdict:
     flags = _cpu_flags(cpuinfo) & {"vmx", "svm"}
     if not flags:
         return Verdict(False, f"{device} opens, but the CPU has neither the vmx nor the svm flag")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from tests.unit.hypervisor import tiny_kernel
+from tests.unit.hypervisor.plans import new_plan
 
-from banger.hypervisor.base import LaunchPlan, UserNic, VMMHandle
+from banger.hypervisor.base import LaunchPlan, VMMHandle
 from banger.hypervisor.qemu.driver import Qemu
 
 
@@ -25,32 +26,7 @@ def home() -> Iterator[Path]:
 @pytest.fixture
 def plan(home: Path) -> LaunchPlan:
     """A VM that is up at once and then idles."""
-    run_dir = home / "run"
-    run_dir.mkdir(mode=0o700)
-    kernel = home / "kernel"
-    kernel.write_bytes(tiny_kernel.idle())
-    initrd = home / "initrd"
-    initrd.write_bytes(b"\0" * 4096)
-    return LaunchPlan(
-        vm_id="0123456789ab",
-        name="dev",
-        vcpus=1,
-        memory=64 << 20,
-        kernel=kernel,
-        initrd=initrd,
-        cmdline="quiet",
-        disks=(),
-        nic=UserNic(
-            mac="52:54:00:12:34:56",
-            cidr="10.213.0.0/16",
-            gateway="10.213.0.2",
-            dns="10.213.0.3",
-            address="10.213.0.17",
-            egress=False,
-        ),
-        run_dir=run_dir,
-        console_log=home / "console.log",
-    )
+    return new_plan(home, tiny_kernel.idle())
 
 
 @pytest.fixture

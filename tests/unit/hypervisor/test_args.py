@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from banger.hypervisor.base import Disk, Forward, LaunchPlan
+from banger.hypervisor.base import Disk, Forward, LaunchPlan, MemoryImage
 from banger.hypervisor.qemu import args
 from banger.hypervisor.qemu.args import Surroundings, command_line, option
 
@@ -19,8 +19,19 @@ from banger.hypervisor.qemu.args import Surroundings, command_line, option
 def argv(
     plan: LaunchPlan, accelerator: Literal["kvm", "tcg"] = "tcg", tsc_khz: int | None = None
 ) -> list[str]:
-    around = Surroundings("qemu", accelerator, control=7, monitor=8, tsc_khz=tsc_khz)
+    around = Surroundings("qemu", accelerator, monitor=8, tsc_khz=tsc_khz, now=1_800_000_000)
     return command_line(plan, around)
+
+
+def test_each_stream_of_the_agent_is_a_port_of_its_own(plan: LaunchPlan) -> None:
+    around = Surroundings("qemu", "tcg", monitor=8, agents=(20, 21))
+    words = command_line(plan, around)
+
+    for number in range(2):
+        backend = f"socket,id=agent{number},fd=2{number},server=on,wait=off"
+        device = f"virtserialport,chardev=agent{number},name=banger.agent.{number}"
+        assert backend in values(words, "-chardev")
+        assert device in values(words, "-device")
 
 
 def values(words: list[str], name: str) -> list[str]:
@@ -58,7 +69,7 @@ def test_the_plan_is_in_the_command_line(plan: LaunchPlan) -> None:
     assert values(words, "-m") == [f"size={512 << 20}b"]
     assert values(words, "-kernel") == [str(plan.kernel)]
     assert values(words, "-initrd") == [str(plan.initrd)]
-    assert values(words, "-append") == ["quiet"]
+    assert values(words, "-append") == ["quiet banger.started=1800000000"]
     assert values(words, "-pidfile") == [str(plan.run_dir / "qemu.pid")]
     assert args.console_log(words) == plan.console_log
 
@@ -90,11 +101,35 @@ def test_emulation_and_kvm_differ_in_cpu_and_accelerator(plan: LaunchPlan) -> No
 
 
 def test_only_an_emulated_guest_is_told_the_rate_of_its_clock(plan: LaunchPlan) -> None:
-    told = "quiet tsc_early_khz=2700000 tsc=reliable lpj=10800000"
+    started = "quiet banger.started=1800000000"
+    told = f"{started} tsc_early_khz=2700000 tsc=reliable lpj=10800000"
 
     assert values(argv(plan, "tcg", 2700000), "-append") == [told]
-    assert values(argv(plan, "tcg", None), "-append") == ["quiet"]
+    assert values(argv(plan, "tcg", None), "-append") == [started]
     assert values(argv(plan, "kvm", 2700000), "-append") == ["quiet"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.text(st.characters(categories=["L", "P", "Zs"]), min_size=1))
+def test_a_restored_guest_has_the_memory_of_its_image_and_waits(
+    plan: LaunchPlan, name: str
+) -> None:
+    image = MemoryImage(directory=Path("/images") / name.replace("/", "_"))
+    words = argv(replace(plan, memory=512 << 20, restore=image))
+
+    (backend,) = (read_option(text) for text in values(words, "-object") if "memory" in text)
+    assert backend[0] == "memory-backend-file"
+    assert {"size=536870912b", f"mem-path={image.memory}", "share=off"} <= set(backend)
+    (identity,) = (field for field in backend if field.startswith("id="))
+    assert f"memory-backend={identity[3:]}" in values(words, "-machine")[0].split(",")
+    assert values(words, "-incoming") == ["defer"]
+    assert "-S" in words
+    # All a reboot needs.
+    assert {"-kernel", "-initrd", "-append"} <= set(words)
+
+
+def test_a_guest_that_boots_is_not_waited_for(plan: LaunchPlan) -> None:
+    assert not {"-S", "-incoming"} & set(argv(plan))
 
 
 def test_disks_are_found_by_serial_and_durable(plan: LaunchPlan) -> None:
@@ -102,7 +137,7 @@ def test_disks_are_found_by_serial_and_durable(plan: LaunchPlan) -> None:
 
     words = argv(replace(plan, disks=(disk,)))
 
-    assert "virtio-blk-device,drive=work,serial=work" in values(words, "-device")
+    assert "virtio-blk-device,id=work,drive=work,serial=work" in values(words, "-device")
     (backend,) = values(words, "-blockdev")
     assert {
         "driver=raw",

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tests.unit.hypervisor.waiting import until
 
-from banger.hypervisor.qemu import console
-from banger.hypervisor.qemu.console import Bounds, shorten
+from banger.hypervisor import console
+from banger.hypervisor.console import Bounds, shorten
 
 
 @pytest.fixture
@@ -24,8 +24,9 @@ def size(log: Path) -> int:
 
 def fill(log: Path) -> None:
     """Make `log` one byte too long."""
-    log.touch()
-    os.truncate(log, console.LIMIT + 1)
+    with log.open("ab") as writer:
+        writer.truncate(0)
+        writer.write(bytes(console.LIMIT + 1))
 
 
 def test_a_short_log_is_left_alone(log: Path) -> None:
@@ -75,6 +76,13 @@ def test_room_is_made_even_when_the_end_cannot_be_kept(log: Path) -> None:
 
     assert shorten(log, limit=100, keep=10)
     assert log.read_bytes() == b""
+
+
+def test_a_log_that_only_looks_long_is_left_alone(log: Path) -> None:
+    log.touch()
+    os.truncate(log, console.LIMIT + 1)
+
+    assert not shorten(log)
 
 
 async def test_logs_are_kept_short_until_they_are_let_go(

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from tests.unit.hypervisor import tiny_kernel
 from tests.unit.hypervisor.waiting import until
 
-from banger.api.errors import BangerError, CallerError, ErrorCode, PermanentError
+from banger.api.errors import BangerError, CallerError, ErrorCode
+from banger.channel.serial import PORTS
 from banger.host.process import reference
 from banger.host.runner import run
 from banger.hypervisor.base import Disk, ExitReason, Forward, LaunchPlan, VMMHandle
@@ -88,7 +89,9 @@ async def test_what_a_vmm_leaves_in_its_directory_is_private(
 ) -> None:
     modes = {path.name: path.stat().st_mode & 0o777 for path in plan.run_dir.iterdir()}
 
-    assert modes == dict.fromkeys(("qmp.sock", "control.sock", "qemu.pid", "qemu.log"), 0o600)
+    streams = {f"agent{number}.sock" for number in range(PORTS)}
+    others = {"qmp.sock", "qemu.pid", "qemu.log"}
+    assert modes == dict.fromkeys(streams | others, 0o600)
     assert plan.console_log.stat().st_mode & 0o777 == 0o600
     assert running.run_dir == str(plan.run_dir)
 
@@ -180,7 +183,6 @@ async def test_a_wedged_vmm_hangs_nothing(qemu: Qemu, running: VMMHandle) -> Non
     reason = ended(qemu, running)
     await qemu.kill(running, signal.SIGSTOP)
 
-    await qemu.guest_request(running, "poweroff")
     assert qemu.usage(running) is not None
     await qemu.terminate(running, 0.05)
 
@@ -193,22 +195,6 @@ async def test_a_vmm_that_is_gone_can_be_ended_again(qemu: Qemu, running: VMMHan
     await qemu.terminate(running, 1)
     await qemu.kill(running, signal.SIGTERM)
     assert qemu.usage(running) is None
-
-
-async def test_who_waits_for_a_guest_hears_of_the_vmms_end(qemu: Qemu, running: VMMHandle) -> None:
-    waiting = asyncio.create_task(qemu.guest_ready(running))
-    await asyncio.sleep(0)
-    await qemu.kill(running, signal.SIGKILL)
-
-    with pytest.raises(PermanentError) as raised:
-        await waiting
-
-    assert raised.value.code is ErrorCode.LAUNCH_FAILED
-    with pytest.raises(PermanentError, match="ended"):
-        await qemu.guest_ready(running)
-
-    with pytest.raises(ConnectionError):
-        await qemu.guest_request(running, "poweroff")
 
 
 async def test_a_second_watch_takes_the_place_of_the_first(qemu: Qemu, running: VMMHandle) -> None:
@@ -353,10 +339,8 @@ async def test_odd_directories_are_no_obstacle(qemu: Qemu, plan: LaunchPlan, hom
 async def test_a_driver_that_lets_go_leaves_the_vmm_alone(qemu: Qemu, running: VMMHandle) -> None:
     first = Qemu()
     reason = ended(first, running)
-    await first.guest_request(running, "hello")
 
     first.close()
 
     assert qemu.alive(running)
     assert not reason.done()
-    await qemu.guest_request(running, "hello")

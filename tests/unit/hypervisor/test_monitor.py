@@ -3,61 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from tests.unit.hypervisor.waiting import until
+from tests.unit.hypervisor.scripted import ScriptedVmm
 
 from banger.hypervisor.qemu import monitor
-from banger.hypervisor.qemu.monitor import Resumer, serves
+from banger.hypervisor.qemu.monitor import Monitor, Resumer
 
-STOPPED = {"event": "BLOCK_IO_ERROR", "data": {"action": "stop", "reason": "No space left"}}
-
-
-class Vmm:
-    """QEMU's end of the monitor: what it is told, and what it says."""
-
-    def __init__(self) -> None:
-        self.commands: asyncio.Queue[str] = asyncio.Queue()
-        self.writer: asyncio.StreamWriter | None = None
-        self.server: asyncio.Server | None = None
-        self.first_words = b""
-
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.writer = writer
-        writer.write(self.first_words)
-        async for line in reader:
-            await self.commands.put(json.loads(line)["execute"])
-
-        writer.close()
-
-    def say(self, message: object) -> None:
-        assert self.writer is not None
-        self.writer.write(json.dumps(message).encode() + b"\r\n")
-
-    def end(self) -> None:
-        assert self.writer is not None
-        self.writer.close()
+FAILED = {"event": "BLOCK_IO_ERROR", "data": {"action": "stop", "reason": "No space left"}}
+STOPPED = {"status": "io-error", "running": False}
+RUNNING = {"status": "running", "running": True}
 
 
 @pytest.fixture
-async def vmm(home: Path) -> AsyncIterator[Vmm]:
-    vmm = Vmm()
-    vmm.server = await asyncio.start_unix_server(vmm.accept, home / "qmp.sock")
-    yield vmm
-    vmm.server.close()
+async def vmm(home: Path) -> AsyncIterator[ScriptedVmm]:
+    async with ScriptedVmm.serving(home / "qmp.sock") as vmm:
+        vmm.answers["query-status"] = RUNNING
+        yield vmm
 
 
 @pytest.fixture
-async def resumer(home: Path, vmm: Vmm) -> AsyncIterator[Resumer]:
-    loop = asyncio.get_running_loop()
-    _, resumer = await loop.create_unix_connection(lambda: Resumer("dev"), str(home / "qmp.sock"))
-    assert await vmm.commands.get() == "qmp_capabilities"
-    assert await vmm.commands.get() == "query-status"
+async def shared(home: Path, vmm: ScriptedVmm) -> AsyncIterator[Monitor]:
+    shared = Monitor(home)
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+async def resumer(shared: Monitor) -> AsyncIterator[Resumer]:
+    resumer = Resumer(shared)
+    await resumer._begin
     yield resumer
     resumer.close()
 
@@ -68,91 +45,107 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("resumer")
-async def test_a_guest_stopped_by_a_full_disk_is_let_go_on(vmm: Vmm) -> None:
-    vmm.say(STOPPED)
+async def test_a_guest_stopped_by_a_full_disk_is_let_go_on(vmm: ScriptedVmm) -> None:
+    vmm.answers["query-status"] = STOPPED
+    vmm.say(FAILED)
 
-    assert await vmm.commands.get() == "cont"
+    await vmm.asked("cont")
 
 
 @pytest.mark.usefixtures("resumer")
-async def test_a_disk_that_stays_full_is_tried_again(vmm: Vmm) -> None:
+async def test_a_disk_that_stays_full_is_tried_again(vmm: ScriptedVmm) -> None:
+    vmm.answers["query-status"] = STOPPED
     for _ in range(3):
-        vmm.say(STOPPED)
-        assert await vmm.commands.get() == "cont"
+        vmm.say(FAILED)
+        vmm.answer(await vmm.asked("cont"), {})
+
+
+async def test_a_guest_stopped_before_the_daemon_came_is_let_go_on(
+    vmm: ScriptedVmm, shared: Monitor
+) -> None:
+    vmm.answers["query-status"] = STOPPED
+    resumer = Resumer(shared)
+
+    await vmm.asked("cont")
+
+    resumer.close()
 
 
 @pytest.mark.usefixtures("resumer")
-async def test_a_guest_stopped_before_the_daemon_came_is_let_go_on(vmm: Vmm) -> None:
-    vmm.say({"return": {"running": False, "singlestep": False, "status": "io-error"}})
-
-    assert await vmm.commands.get() == "cont"
-
-
-@pytest.mark.usefixtures("resumer")
-async def test_many_failed_writes_are_one_stop(vmm: Vmm) -> None:
+async def test_many_failed_writes_are_one_stop(vmm: ScriptedVmm) -> None:
+    vmm.answers["query-status"] = STOPPED
     for _ in range(5):
-        vmm.say(STOPPED)
+        vmm.say(FAILED)
 
-    vmm.say({"return": {}})
-    assert await vmm.commands.get() == "cont"
+    await vmm.asked("cont")
     for _ in range(20):
         await asyncio.sleep(0)
 
     assert vmm.commands.empty()
 
 
+@pytest.mark.usefixtures("resumer")
+async def test_a_guest_that_was_paused_meanwhile_stays_paused(
+    vmm: ScriptedVmm, shared: Monitor
+) -> None:
+    del vmm.answers["query-status"]
+    vmm.say(FAILED)
+    vmm.answer(await vmm.asked("query-status"), {"status": "paused"})
+
+    async with shared.exclusive:
+        assert vmm.commands.empty()
+
+
+@pytest.mark.usefixtures("resumer")
+async def test_nobody_is_let_go_on_while_somebody_has_the_guest_stopped(
+    vmm: ScriptedVmm, shared: Monitor
+) -> None:
+    vmm.answers["query-status"] = STOPPED
+    async with shared.exclusive:
+        vmm.say(FAILED)
+        # What it does when it hears that is done by the time of an answer.
+        await (await shared.qmp()).run("query-status")
+        await asyncio.sleep(0)
+        assert vmm.commands.empty()
+
+    await vmm.asked("cont")
+
+
 @pytest.mark.parametrize(
     "message",
     [
-        {"return": {"running": True, "status": "running"}},
         {"event": "BLOCK_IO_ERROR", "data": {"action": "report"}},
-        {"event": "STOP"},
-        {"return": []},
-        "not an object",
+        {"event": "BLOCK_IO_ERROR", "data": {}},
+        {"event": "STOP", "data": {}},
     ],
 )
 @pytest.mark.usefixtures("resumer")
-async def test_nothing_else_makes_a_guest_go_on(vmm: Vmm, message: object) -> None:
+async def test_nothing_else_makes_a_guest_go_on(
+    vmm: ScriptedVmm, shared: Monitor, message: object
+) -> None:
+    vmm.answers["query-status"] = STOPPED
     vmm.say(message)
-    vmm.say(STOPPED)
+    await (await shared.qmp()).run("query-status")
+    await asyncio.sleep(0)
 
-    assert await vmm.commands.get() == "cont"
     assert vmm.commands.empty()
 
 
-async def test_a_vmm_that_talks_without_end_is_hung_up_on(vmm: Vmm, resumer: Resumer) -> None:
-    assert vmm.writer is not None
-    vmm.writer.write(b"x" * 200_000)
+async def test_all_share_one_connection(shared: Monitor) -> None:
+    first, second = await asyncio.gather(shared.qmp(), shared.qmp())
 
-    await until(lambda: resumer._transport is None)
-
-
-@given(st.lists(st.binary()))
-def test_no_message_raises(pieces: list[bytes]) -> None:
-    resumer = Resumer("dev")
-
-    for piece in pieces:
-        resumer.data_received(piece)
+    assert first is second
 
 
-async def test_a_vmm_serves_when_it_answers_not_when_it_greets(home: Path, vmm: Vmm) -> None:
-    vmm.first_words = b'{"QMP": {}}\r\n'
-    waiting = asyncio.create_task(serves(home / "qmp.sock"))
-    assert await vmm.commands.get() == "qmp_capabilities"
-    assert not waiting.done()
+async def test_a_connection_that_ended_is_made_again(vmm: ScriptedVmm, shared: Monitor) -> None:
+    first = await shared.qmp()
+    first.close()
+    second = await shared.qmp()
 
-    vmm.say({"return": {}})
-
-    assert await waiting
+    assert second is not first
+    assert not second.closed
 
 
-async def test_a_vmm_that_ends_first_never_serves(home: Path, vmm: Vmm) -> None:
-    waiting = asyncio.create_task(serves(home / "qmp.sock"))
-    await vmm.commands.get()
-    vmm.end()
-
-    assert not await waiting
-
-
-async def test_a_socket_nobody_listens_on_never_serves(home: Path) -> None:
-    assert not await serves(home / "none.sock")
+async def test_a_vmm_that_is_gone_has_no_monitor(home: Path) -> None:
+    with pytest.raises(ConnectionError):
+        await Monitor(home / "elsewhere").qmp()

@@ -7,7 +7,7 @@ import time
 
 from banger.host.process import ProcessRef, reference
 from banger.hypervisor.qemu.tsc import measure_tsc_khz
-from banger.hypervisor.qemu.usage import read_usage
+from banger.hypervisor.usage import read_usage
 
 
 def test_the_usage_of_this_process_is_plausible() -> None:

@@ -15,6 +15,10 @@ _SLEEP_CONTROL = 0xFEA00200
 _RESET = _SLEEP_CONTROL + 2
 _SERIAL = 0x3F8
 
+# In memory that nothing else uses.
+_COUNTER = 0x200000
+_FREE = 0x400000
+
 _WAIT = bytes.fromhex("f4 ebfd")  # hlt; jmp back
 
 
@@ -26,6 +30,29 @@ def power_off() -> bytes:
 def reboot() -> bytes:
     """A kernel that writes one letter to its console and resets the machine."""
     return _elf(_put("b") + _store(_RESET, 0x42) + _WAIT)
+
+
+def reboot_later() -> bytes:
+    """A kernel that says nothing, and resets the machine after some time."""
+    return _elf(_delay(400_000_000) + _store(_RESET, 0x42) + _WAIT)
+
+
+def alphabet() -> bytes:
+    """A kernel that goes on writing the alphabet; where it is, it keeps in memory."""
+    # mov al, [counter]; inc al; cmp al, 26; jb past; xor al, al; past: mov [counter], al
+    count = struct.pack("<BI", 0xA0, _COUNTER) + bytes.fromhex("fec0 3c1a 7202 30c0")
+    keep = struct.pack("<BI", 0xA2, _COUNTER)
+    # add al, 'a'; mov dx, port; out dx, al
+    put = struct.pack("<BBBBHB", 0x04, ord("a"), 0x66, 0xBA, _SERIAL, 0xEE)
+    turn = _delay(1_000_000) + count + keep + put
+    return _elf(turn + struct.pack("<Bb", 0xEB, -len(turn) - 2))
+
+
+def full(size: int) -> bytes:
+    """A kernel that fills `size` bytes of memory with something, and then is as `idle`."""
+    # mov edi, address; mov ecx, count; mov eax, something; rep stosd
+    fill = struct.pack("<BIBIBI", 0xBF, _FREE, 0xB9, size // 4, 0xB8, 0x5A5A5A5A)
+    return _elf(fill + bytes.fromhex("f3ab") + _put("u") + _put("p") + _put("\n") + _WAIT)
 
 
 def idle() -> bytes:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from banger.hypervisor.base import Disk, Forward, LaunchPlan, UserNic
+from banger.channel.serial import port_name
+from banger.hypervisor.base import Disk, Forward, LaunchPlan, TapNic, UserNic
 
-CONTROL_PORT = "banger.control"
+# What QEMU calls a microvm's memory when it makes that itself; streams name it.
+MEMORY = "microvm.ram"
 
 # MiB of translated code kept. QEMU's own default is 1 GiB, which a long-lived guest does fill.
 _TB_SIZE = 64
@@ -31,15 +33,17 @@ Value = str | int | bool | Path
 class Surroundings:
     """What a VMM gets beside its plan.
 
-    `control` and `monitor` are file descriptors of listening sockets it inherits. `tsc_khz` is the
-    rate of the host's time-stamp counter, for emulated guests.
+    `monitor` and `agents` are file descriptors of listening sockets it inherits; each of the last
+    is a stream of the guest's agent. `tsc_khz` is the rate of the host's time-stamp counter, for
+    emulated guests; `now` is in seconds since 1970.
     """
 
     program: str
     accelerator: Literal["kvm", "tcg"]
-    control: int
     monitor: int
+    agents: tuple[int, ...] = ()
     tsc_khz: int | None = None
+    now: int = 0
 
 
 def pidfile(run_dir: Path) -> Path:
@@ -58,6 +62,7 @@ def command_line(plan: LaunchPlan, around: Surroundings) -> list[str]:
         # The one line about a guest's shutdown on standard error: postmortem.py reads it.
         *("-trace", "qemu_system_shutdown_request"),
         *_machine(plan, around),
+        *_memory(plan),
         *("-kernel", str(plan.kernel), "-initrd", str(plan.initrd)),
         *("-append", _kernel_command_line(plan, around)),
         *_serial(plan, around),
@@ -91,7 +96,7 @@ def accelerator(argv: Sequence[str]) -> str:
 
 def _machine(plan: LaunchPlan, around: Surroundings) -> list[str]:
     # With ACPI a guest can power itself off; microvm without it has no way to.
-    machine = option("microvm", ("acpi", True), ("rtc", True))
+    machine = option("microvm", ("acpi", True), ("rtc", True), *_backend(plan))
     emulator = option("tcg", ("thread", "multi"), ("tb-size", _TB_SIZE))
     emulated = around.accelerator == "tcg"
     return [
@@ -105,13 +110,40 @@ def _machine(plan: LaunchPlan, around: Surroundings) -> list[str]:
     ]
 
 
+def _backend(plan: LaunchPlan) -> Iterator[tuple[str, Value]]:
+    if plan.restore is not None:
+        yield "memory-backend", MEMORY
+
+
+def _memory(plan: LaunchPlan) -> Iterator[str]:
+    if plan.restore is None:
+        return
+
+    # Not shared: pages are the file's until they are written to, and then the VM's own.
+    backend = option(
+        "memory-backend-file",
+        ("id", MEMORY),
+        ("size", f"{plan.memory}b"),
+        ("mem-path", plan.restore.memory),
+        ("share", False),
+        ("x-use-canonical-path-for-ramblock-id", False),
+    )
+    yield from ("-object", backend, "-incoming", "defer", "-S")
+
+
 def _kernel_command_line(plan: LaunchPlan, around: Surroundings) -> str:
-    if around.accelerator == "kvm" or around.tsc_khz is None:
+    if around.accelerator == "kvm":
         return plan.cmdline
 
-    # `reliable`: all emulated CPUs read the host's one counter, which the kernel cannot know. `lpj`
-    # is that rate per tick of 1/250 s (Debian's kernels): each CPU but the first measures it again.
-    return f"{plan.cmdline} tsc_early_khz={around.tsc_khz} tsc=reliable lpj={around.tsc_khz * 4}"
+    # For `check_tick` of guest/files/init.
+    words = [plan.cmdline, f"banger.started={around.now}"]
+    if around.tsc_khz is not None:
+        # `reliable`: all emulated CPUs read the host's one counter, which the kernel cannot know.
+        # `lpj` is that rate per tick of 1/250 s (Debian's kernels): each CPU but the first measures
+        # it again.
+        words += [f"tsc_early_khz={around.tsc_khz}", "tsc=reliable", f"lpj={around.tsc_khz * 4}"]
+
+    return " ".join(words)
 
 
 def _serial(plan: LaunchPlan, around: Surroundings) -> Iterator[str]:
@@ -120,9 +152,11 @@ def _serial(plan: LaunchPlan, around: Surroundings) -> Iterator[str]:
     yield from ("-chardev", console, "-serial", "chardev:console")
     yield from ("-chardev", _listener("monitor", around.monitor))
     yield from ("-mon", "chardev=monitor,mode=control")
-    yield from ("-chardev", _listener("control", around.control))
     yield from ("-device", "virtio-serial-device")
-    yield from ("-device", f"virtserialport,chardev=control,name={CONTROL_PORT}")
+    for number, descriptor in enumerate(around.agents):
+        yield from ("-chardev", _listener(f"agent{number}", descriptor))
+        port = f"virtserialport,chardev=agent{number},name={port_name(number)}"
+        yield from ("-device", port)
 
 
 def _listener(name: str, descriptor: int) -> str:
@@ -146,12 +180,23 @@ def _disk(disk: Disk) -> Iterator[str]:
         ("file.discard", "unmap"),
         ("file.locking", True),
     )
-    device = option("virtio-blk-device", ("drive", disk.serial), ("serial", disk.serial))
+    device = option(
+        "virtio-blk-device", ("id", disk.serial), ("drive", disk.serial), ("serial", disk.serial)
+    )
     yield from ("-blockdev", backend, "-device", device)
 
 
-def _nic(nic: UserNic) -> Iterator[str]:
-    backend = option(
+def _nic(nic: UserNic | TapNic) -> Iterator[str]:
+    device = option("virtio-net-device", ("netdev", "nic"), ("mac", nic.mac))
+    yield from ("-netdev", _network(nic), "-device", device)
+
+
+def _network(nic: UserNic | TapNic) -> str:
+    if isinstance(nic, TapNic):
+        up = (("script", "no"), ("downscript", "no"))
+        return option("tap", ("id", "nic"), ("ifname", nic.tap), *up)
+
+    return option(
         "user",
         ("id", "nic"),
         ("ipv6", False),
@@ -161,8 +206,6 @@ def _nic(nic: UserNic) -> Iterator[str]:
         ("restrict", not nic.egress),
         *(("hostfwd", _forward(forward, nic.address)) for forward in nic.forwards),
     )
-    device = option("virtio-net-device", ("netdev", "nic"), ("mac", nic.mac))
-    yield from ("-netdev", backend, "-device", device)
 
 
 def _forward(forward: Forward, guest: str) -> str:

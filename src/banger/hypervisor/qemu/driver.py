@@ -3,44 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import shutil
 import signal as signals
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from banger.api.errors import BangerError, ErrorCode, OutcomeUnknown, PermanentError
+from banger.api.errors import CallerError, ErrorCode
 from banger.host import process, runner
-from banger.hypervisor import kvm
+from banger.host.threads import in_thread
+from banger.hypervisor import console, kvm
 from banger.hypervisor.base import (
     Capabilities,
+    Disk,
     ExitReason,
     LaunchPlan,
+    MemoryImage,
     VMMHandle,
     VMMUsage,
 )
-from banger.hypervisor.qemu import args, console, failures, monitor, postmortem, sockets
-from banger.hypervisor.qemu.control import ControlLink
-from banger.hypervisor.qemu.identity import (
-    command_line_of,
-    identify,
-    is_vmm,
-    process_of,
-    search,
+from banger.hypervisor.ending import gone, killed
+from banger.hypervisor.identity import command_line_of, process_of
+from banger.hypervisor.qemu import (
+    args,
+    blocks,
+    checkpoint,
+    failures,
+    postmortem,
+    runstate,
 )
+from banger.hypervisor.qemu import stream as streams
+from banger.hypervisor.qemu.identity import is_vmm, search
+from banger.hypervisor.qemu.monitor import Monitor
+from banger.hypervisor.qemu.start import Program, start
 from banger.hypervisor.qemu.tsc import measure_tsc_khz
-from banger.hypervisor.qemu.usage import read_usage
-from banger.hypervisor.qemu.watch import Watch
+from banger.hypervisor.qemu.watch import QemuWatch
+from banger.hypervisor.usage import read_usage
 
 PROGRAM = "qemu-system-x86_64"
-
-# QEMU is up in 0.1 s; a host that is swapping may take long, but not for ever.
-_START_SECONDS = 30.0
-
-# SIGKILL works at once, except on a process that waits for a disk that does not answer.
-_KILL_SECONDS = 10.0
 
 
 class Qemu:
@@ -54,8 +55,8 @@ class Qemu:
         self._versions: dict[tuple[str, int], str] = {}
         self._verdict: kvm.Verdict | None = None
         self._tsc_khz: asyncio.Future[int | None] | None = None
-        self._links: dict[VMMHandle, ControlLink] = {}
-        self._watches: dict[VMMHandle, Watch] = {}
+        self._monitors: dict[VMMHandle, Monitor] = {}
+        self._watches: dict[VMMHandle, QemuWatch] = {}
         self._bounds = console.Bounds()
 
     async def capabilities(self) -> Capabilities:
@@ -69,26 +70,12 @@ class Qemu:
         )
 
     async def launch(self, plan: LaunchPlan) -> VMMHandle:
-        program = self._program()
-        accelerator = self._accelerator()
-        tsc_khz = await self._tsc() if accelerator.name == "tcg" else None
-        try:
-            with (
-                sockets.listening(sockets.control_socket(plan.run_dir)) as control,
-                sockets.listening(sockets.monitor_socket(plan.run_dir)) as qmp,
-            ):
-                around = args.Surroundings(
-                    program=program,
-                    accelerator=accelerator.name,
-                    control=control.fileno(),
-                    monitor=qmp.fileno(),
-                    tsc_khz=tsc_khz,
-                )
-                pid = _spawn(plan, around)
-            return await _started(pid, plan.run_dir)
-        except BaseException:
-            _remove_traces(plan.run_dir)
-            raise
+        path = self._program()
+        accelerator = self._accelerator().name
+        tsc_khz = await self._tsc() if accelerator == "tcg" else None
+        handle, qmp = await start(plan, Program(path, accelerator, tsc_khz))
+        self._monitor(handle).adopt(qmp)
+        return handle
 
     async def find(self, run_dir: Path) -> VMMHandle | None:
         return await asyncio.to_thread(search, run_dir)
@@ -105,28 +92,59 @@ class Qemu:
             on_exit(self.exit_reason(handle))
 
         self._unwatch(handle)
-        self._watches[handle] = Watch(handle, self._bounds, ended)
+        self._watches[handle] = QemuWatch(handle, self._bounds, self._monitor(handle), ended)
 
     def exit_reason(self, handle: VMMHandle) -> ExitReason:
         return postmortem.exit_reason(postmortem.read_log(Path(handle.run_dir)))
 
-    async def guest_request(self, handle: VMMHandle, request: str) -> None:
-        (await self._link(handle)).send(request)
+    async def pause(self, handle: VMMHandle) -> None:
+        monitor = self._monitor(handle)
+        with failures.explained(ErrorCode.VM_NOT_RUNNING, "pausing the VM"):
+            async with monitor.exclusive:
+                await runstate.pause(await monitor.qmp())
 
-    async def guest_ready(self, handle: VMMHandle) -> str:
-        try:
-            return await (await self._link(handle)).next_boot()
-        except OSError:
-            raise PermanentError(
-                ErrorCode.LAUNCH_FAILED,
-                f"the VMM ended before its guest was up: {self.exit_reason(handle)}",
-                hint="its console may say why: banger vm logs VM",
-            ) from None
+    async def resume(self, handle: VMMHandle) -> None:
+        monitor = self._monitor(handle)
+        with failures.explained(ErrorCode.VM_NOT_RUNNING, "resuming the VM"):
+            async with monitor.exclusive:
+                await runstate.go_on(await monitor.qmp())
+
+    async def paused(self, handle: VMMHandle) -> bool:
+        with failures.explained(ErrorCode.VM_NOT_RUNNING, "asking whether the VM is paused"):
+            return await runstate.stands_still(await self._monitor(handle).qmp())
+
+    async def reclaim(self, handle: VMMHandle, size: int) -> int:
+        # To hand back a page of a clone, QEMU would punch a hole into the file all clones share.
+        raise CallerError(
+            ErrorCode.UNSUPPORTED,
+            "without an installation a guest has no memory balloon",
+            hint="an installed host can do that: sudo banger system install; or suspend the VM",
+        )
+
+    async def save(
+        self, handle: VMMHandle, stream: Path, overlays: Sequence[Disk], *, resume: bool
+    ) -> None:
+        monitor = self._monitor(handle)
+        with failures.explained(ErrorCode.SAVE_FAILED, "saving the VM"):
+            async with monitor.exclusive:
+                qmp = await monitor.qmp()
+                await checkpoint.save(qmp, stream, overlays, resume=resume)
+
+    async def convert(self, stream: Path, out: MemoryImage) -> None:
+        await in_thread(streams.convert, stream, out, args.MEMORY)
+
+    async def top(self, handle: VMMHandle, serial: str) -> Path:
+        with failures.explained(ErrorCode.VM_NOT_RUNNING, "asking for the VM's disks"):
+            return await blocks.top(await self._monitor(handle).qmp(), serial)
+
+    async def flatten(self, handle: VMMHandle, serial: str, bottom: Path) -> None:
+        with failures.explained(ErrorCode.SAVE_FAILED, "flattening a disk of the VM"):
+            await blocks.flatten(await self._monitor(handle).qmp(), serial, bottom)
 
     async def terminate(self, handle: VMMHandle, timeout: float) -> None:
         # On SIGTERM QEMU closes its disk images; it is heard even when the guest is wedged.
         process.send_signal(process_of(handle), signals.SIGTERM)
-        if not await _gone(handle, timeout):
+        if not await gone(process_of(handle), timeout):
             await self.kill(handle, signals.SIGKILL)
 
     async def kill(self, handle: VMMHandle, signal: int) -> None:
@@ -134,18 +152,14 @@ class Qemu:
             postmortem.note_kill(Path(handle.run_dir))
 
         process.send_signal(process_of(handle), signal)
-        if signal == signals.SIGKILL and not await _gone(handle, _KILL_SECONDS):
-            raise OutcomeUnknown(
-                ErrorCode.INTERNAL,
-                f"process {handle.pid} does not end, not even on SIGKILL",
-                hint="a disk of the host may be failing: see dmesg",
-            )
+        if signal == signals.SIGKILL:
+            await killed(process_of(handle))
 
     def usage(self, handle: VMMHandle) -> VMMUsage | None:
         return read_usage(process_of(handle))
 
     def close(self) -> None:
-        for handle in [*self._links, *self._watches]:
+        for handle in [*self._watches, *self._monitors]:
             self._forget(handle)
 
         self._bounds.close()
@@ -178,105 +192,19 @@ class Qemu:
 
         return await asyncio.shield(self._tsc_khz)
 
-    async def _link(self, handle: VMMHandle) -> ControlLink:
-        link = self._links.get(handle)
-        if link is None or link.closed:
-            path = sockets.control_socket(Path(handle.run_dir))
-            link = self._links[handle] = await ControlLink.connect(path)
+    def _monitor(self, handle: VMMHandle) -> Monitor:
+        if handle not in self._monitors:
+            self._monitors[handle] = Monitor(Path(handle.run_dir))
 
-        return link
+        return self._monitors[handle]
 
     def _forget(self, handle: VMMHandle) -> None:
         self._unwatch(handle)
-        link = self._links.pop(handle, None)
-        if link is not None:
-            link.close()
+        monitor = self._monitors.pop(handle, None)
+        if monitor is not None:
+            monitor.close()
 
     def _unwatch(self, handle: VMMHandle) -> None:
         watch = self._watches.pop(handle, None)
         if watch is not None:
             watch.close()
-
-
-def _spawn(plan: LaunchPlan, around: args.Surroundings) -> int:
-    plan.console_log.touch(mode=0o600)
-    log = postmortem.log_file(plan.run_dir)
-    log.unlink(missing_ok=True)
-    log.touch(mode=0o600)
-    return runner.spawn_detached(
-        args.command_line(plan, around),
-        log_file=log,
-        pass_fds=(around.control, around.monitor),
-    )
-
-
-async def _started(pid: int, run_dir: Path) -> VMMHandle:
-    """The handle of the VMM that was just spawned, when it runs its guest; or nothing of it."""
-    child = process.reference(pid)
-    try:
-        async with asyncio.timeout(_START_SECONDS):
-            up = await monitor.serves(sockets.monitor_socket(run_dir))
-
-        handle = identify(pid, run_dir) if up else None
-        if handle is not None:
-            return handle
-
-        raise await _failure(child, pid, run_dir)
-    except BaseException as error:
-        if child is not None:
-            process.send_signal(child, signals.SIGKILL)
-            await asyncio.shield(_wait(child, _KILL_SECONDS))
-
-        process.reap(pid)
-        if isinstance(error, TimeoutError):
-            raise _too_slow() from None
-
-        raise
-
-
-async def _failure(child: process.ProcessRef | None, pid: int, run_dir: Path) -> BangerError:
-    if child is not None:
-        await _wait(child, _KILL_SECONDS)
-
-    status = process.reap(pid)
-    return failures.explain(postmortem.read_log(run_dir), status or "it ended without a word")
-
-
-def _too_slow() -> PermanentError:
-    return PermanentError(
-        ErrorCode.LAUNCH_FAILED,
-        f"QEMU did not start within {_START_SECONDS:.0f} s",
-        hint="the host may be overloaded: try again, or see: banger doctor",
-    )
-
-
-async def _gone(handle: VMMHandle, timeout: float) -> bool:
-    ended = await _wait(process_of(handle), timeout)
-    if ended:
-        process.reap(handle.pid)
-
-    return ended
-
-
-async def _wait(child: process.ProcessRef, timeout: float) -> bool:
-    ended = asyncio.Event()
-    unwatch = process.on_exit(child, ended.set)
-    try:
-        async with asyncio.timeout(timeout):
-            await ended.wait()
-    except TimeoutError:
-        return False
-    finally:
-        unwatch()
-    return True
-
-
-def _remove_traces(run_dir: Path) -> None:
-    for path in (
-        sockets.control_socket(run_dir),
-        sockets.monitor_socket(run_dir),
-        args.pidfile(run_dir),
-        postmortem.log_file(run_dir),
-    ):
-        with contextlib.suppress(OSError):
-            path.unlink()

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 
-from banger.api.errors import BangerError, CallerError, ErrorCode, PermanentError
+from banger.api.errors import (
+    BangerError,
+    CallerError,
+    ErrorCode,
+    OutcomeUnknown,
+    PermanentError,
+)
+from banger.host.files import disk_full
+from banger.hypervisor.qemu.qmp import Refused
 
 APT_PACKAGE = "qemu-system-x86"
 
 _FORWARD = re.compile(r"host forwarding rule '(tcp|udp):([\d.]*):(\d+)-")
 _MEMORY = re.compile(r"cannot (?:set up guest memory|allocate memory)|exceeds?.*RAM", re.IGNORECASE)
 _LOCK = re.compile(r'Failed to get (?:shared )?"\w+" lock')
+_FULL = re.compile(r"no space left|quota exceeded", re.IGNORECASE)
 _LOCKED_FILE = re.compile(r"using the image \[(.*?)\]")
 
 
@@ -23,11 +34,51 @@ def missing(program: str) -> PermanentError:
     )
 
 
-def explain(output: str, status: str) -> BangerError:
+def explain(output: str, status: str, code: ErrorCode = ErrorCode.LAUNCH_FAILED) -> BangerError:
     """The error for a QEMU that ended before its guest ran.
 
-    `output` is what it wrote to standard error; `status` how it ended, for when it said nothing.
+    `output` is what it wrote to standard error; `status` how it ended, for when it said nothing;
+    `code` is for reasons that have none of their own.
     """
+    known = _known(output)
+    if known is not None:
+        return known
+
+    what = "restore the guest" if code is ErrorCode.RESTORE_FAILED else "start"
+    return PermanentError(
+        code,
+        f"QEMU did not {what}: {_last_line(output) or status}",
+        hint="check this host with: banger doctor",
+    )
+
+
+@contextlib.contextmanager
+def explained(code: ErrorCode, what: str) -> Iterator[None]:
+    """Turn what comes of talking to a running QEMU while doing `what` into banger's errors."""
+    try:
+        yield
+    except Refused as refusal:
+        raise _known(refusal.reason) or _not_done(code, what, refusal.reason) from refusal
+    except ConnectionError as error:
+        raise _not_done(code, what, "the VM has ended") from error
+    except TimeoutError as error:
+        raise OutcomeUnknown(
+            code,
+            f"cannot tell whether {what} worked: QEMU does not answer",
+            hint="the host may be overloaded: see banger doctor, or stop the VM: banger vm stop",
+        ) from error
+
+
+def says_full(reason: str) -> bool:
+    """Whether QEMU's words mean that the host's disk, or a quota, is used up."""
+    return _FULL.search(reason) is not None
+
+
+def _not_done(code: ErrorCode, what: str, reason: str) -> PermanentError:
+    return PermanentError(code, f"{what} did not work: {reason}", hint="see: banger vm list")
+
+
+def _known(output: str) -> BangerError | None:
     forward = _FORWARD.search(output)
     if forward:
         protocol, address, port = forward.groups()
@@ -45,11 +96,7 @@ def explain(output: str, status: str) -> BangerError:
     if _LOCK.search(output):
         return _locked(output)
 
-    return PermanentError(
-        ErrorCode.LAUNCH_FAILED,
-        f"QEMU did not start: {_last_line(output) or status}",
-        hint="check this host with: banger doctor",
-    )
+    return disk_full("running the VM") if says_full(output) else None
 
 
 def _locked(output: str) -> PermanentError:

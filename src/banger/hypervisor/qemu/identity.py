@@ -6,24 +6,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from banger.host.process import ProcessRef, reference
+from banger.host.process import reference
 from banger.hypervisor.base import VMMHandle
+from banger.hypervisor.identity import PROC, command_line_of
 from banger.hypervisor.qemu import args
-
-PROC = Path("/proc")
-
-
-def process_of(handle: VMMHandle) -> ProcessRef:
-    """The process of `handle`, without what else is known of it."""
-    return ProcessRef(pid=handle.pid, start_time=handle.start_time)
-
-
-def command_line_of(pid: int) -> list[str]:
-    """The argument vector of a process; empty when it is gone or a zombie."""
-    try:
-        return (PROC / str(pid) / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-    except OSError:
-        return []
 
 
 def is_vmm(argv: Sequence[str], run_dir: Path) -> bool:

@@ -1,127 +1,122 @@
-"""QEMU's machine protocol (QMP, docs/interop/qmp-spec in QEMU's source): one JSON object a line.
-
-QEMU serves one client at a time, so a connection is held by whoever watches the VM and by nobody
-else for long.
-"""
+"""The monitor of a VMM: one connection, since QEMU lets one client have it, that all here share."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
-from typing import cast
 
 import msgspec
 
+from banger.hypervisor.qemu import runstate, sockets
+from banger.hypervisor.qemu.qmp import ANSWER_SECONDS, Event, Qmp, Refused
+
 log = logging.getLogger(__name__)
-
-_ENTER = b'{"execute": "qmp_capabilities"}\n'
-_STATUS = b'{"execute": "query-status"}\n'
-_CONTINUE = b'{"execute": "cont"}\n'
-
-# QEMU's messages are short; one that is not comes from a VMM that a guest has taken over.
-_MESSAGE_MAX = 65536
 
 _RETRY_SECONDS = 5.0
 
 
-class _Data(msgspec.Struct, frozen=True):
-    """Of an event's or reply's content what is looked at here."""
+class Monitor:
+    """The way to the VMM of `run_dir`.
 
-    action: str | None = None
+    `exclusive` is held by whoever makes the guest stop and go on, until it is as it should be.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.exclusive = asyncio.Lock()
+        self._connecting = asyncio.Lock()
+        self._qmp: Qmp | None = None
+
+    def adopt(self, qmp: Qmp) -> None:
+        """Use a connection that is there already."""
+        self._qmp = qmp
+
+    async def qmp(self) -> Qmp:
+        """The connection, made if there is none. Raises ConnectionError, TimeoutError."""
+        async with self._connecting:
+            if self._qmp is None or self._qmp.closed:
+                self._qmp = await _connect(sockets.monitor_socket(self.run_dir))
+
+            return self._qmp
+
+    def close(self) -> None:
+        """Let go of the monitor; the VMM goes on."""
+        if self._qmp is not None:
+            self._qmp.close()
+
+
+async def _connect(path: Path) -> Qmp:
+    qmp = await Qmp.connect(path)
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await qmp.ready
+    except BaseException:
+        qmp.close()
+        raise
+    return qmp
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    """Of the event BLOCK_IO_ERROR what is looked at here."""
+
+    action: str = ""
     reason: str = ""
-    status: str | None = None
 
 
-class _Message(msgspec.Struct, frozen=True):
-    """An event, a reply or a greeting."""
-
-    event: str | None = None
-    data: _Data = _Data()
-    reply: _Data = msgspec.field(default=_Data(), name="return")
-
-
-class Resumer(asyncio.Protocol):
+class Resumer:
     """Lets a guest go on that QEMU has stopped because the host could not store what it wrote.
 
     QEMU stops a guest rather than tell it of a full host disk, which it could not mend and which
     would cost it its file system. The write that failed is tried again every few seconds, so the
-    guest goes on when there is room, and has lost nothing.
+    guest goes on when there is room, and has lost nothing. A guest that somebody has paused stays
+    paused.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._buffer = b""
-        self._transport: asyncio.Transport | None = None
-        self._retry: asyncio.TimerHandle | None = None
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._retry: asyncio.Task[None] | None = None
+        self._begin = asyncio.create_task(self._listen())
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        # The guest may have been stopped while no daemon was there.
-        self._transport.write(_ENTER + _STATUS)
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        self._transport = None
+    def close(self) -> None:
+        """Leave the guest alone."""
+        self._begin.cancel()
         if self._retry is not None:
             self._retry.cancel()
 
-    def data_received(self, data: bytes) -> None:
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        if len(self._buffer) > _MESSAGE_MAX:
-            self.close()
+    async def _listen(self) -> None:
+        # Of a VMM that is gone its end is heard.
+        with contextlib.suppress(ConnectionError, TimeoutError, Refused):
+            qmp = await self._monitor.qmp()
+            qmp.on_event = self._hear
+            # The guest may have been stopped while no daemon was there.
+            if await runstate.status(qmp) == runstate.IO_ERROR:
+                self._schedule("see df")
 
-        for line in lines:
-            self._hear(line)
+    def _hear(self, event: Event) -> None:
+        if event.name == "BLOCK_IO_ERROR":
+            failure = event.read(_Failure)
+            if failure.action == "stop":
+                self._schedule(failure.reason)
 
-    def close(self) -> None:
-        """Let go of the monitor."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _hear(self, line: bytes) -> None:
-        try:
-            message = msgspec.json.decode(line, type=_Message)
-        except msgspec.DecodeError:
+    def _schedule(self, reason: str) -> None:
+        if self._retry is not None:
             return
-        failed = message.event == "BLOCK_IO_ERROR" and message.data.action == "stop"
-        if (failed or message.reply.status == "io-error") and self._retry is None:
-            log.warning(
-                "VM %s waits: the host could not write to its disk (%s); trying again",
-                self._name,
-                message.data.reason or "see df",
-            )
-            loop = asyncio.get_running_loop()
-            self._retry = loop.call_later(_RETRY_SECONDS, self._try_again)
 
-    def _try_again(self) -> None:
-        self._retry = None
-        if self._transport is not None:
-            self._transport.write(_CONTINUE)
+        log.warning(
+            "VM %s waits: the host could not write to its disk (%s); trying again",
+            self._monitor.run_dir.name,
+            reason,
+        )
+        self._retry = asyncio.create_task(self._try_again())
 
-
-async def serves(path: Path) -> bool:
-    """Wait until the QEMU behind the monitor socket `path` runs its main loop.
-
-    False when it ends before. A connection made earlier waits in the socket's queue.
-    """
-    try:
-        reader, writer = await asyncio.open_unix_connection(path)
-    except OSError:
-        return False
-    try:
-        # The greeting comes from a thread of its own, before devices are made and signals heard;
-        # commands are answered by the main loop.
-        writer.write(_ENTER)
-        return await _answered(reader)
-    except (OSError, ValueError):
-        return False
-    finally:
-        writer.close()
-
-
-async def _answered(reader: asyncio.StreamReader) -> bool:
-    async for line in reader:
-        if line.startswith(b'{"return"'):
-            return True
-
-    return False
+    async def _try_again(self) -> None:
+        await asyncio.sleep(_RETRY_SECONDS)
+        with contextlib.suppress(ConnectionError, TimeoutError, Refused):
+            async with self._monitor.exclusive:
+                qmp = await self._monitor.qmp()
+                # From here on a write that fails is told anew.
+                self._retry = None
+                if await runstate.status(qmp) == runstate.IO_ERROR:
+                    await qmp.run("cont")

@@ -16,11 +16,6 @@ from banger.api.errors import ErrorCode, PermanentError
 from banger.host.paths import SOCKET_PATH_MAX
 
 
-def control_socket(run_dir: Path) -> Path:
-    """The guest's control port."""
-    return run_dir / "control.sock"
-
-
 def monitor_socket(run_dir: Path) -> Path:
     """QEMU's own machine protocol (QMP)."""
     return run_dir / "qmp.sock"

@@ -1,9 +1,9 @@
 """Serial console logs that stay small.
 
-QEMU appends to a log without limit, so a guest that floods its console would fill the host's disk.
-A log above LIMIT bytes is emptied where it is: QEMU and whoever follows the file go on with it, and
-its last KEEP bytes move to `<log>.1`. As QEMU opened it for appending, its next write goes to the
-new end.
+A VMM appends to a log without limit, so a guest that floods its console would fill the host's disk.
+A log above LIMIT bytes is emptied where it is: the VMM and whoever follows the file go on with it,
+and its last KEEP bytes move to `<log>.1`. As it was opened for appending, its next write goes to
+the new end.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ SECONDS = 10.0
 def shorten(log: Path, *, limit: int = LIMIT, keep: int = KEEP) -> bool:
     """Empty `log` if it is longer than `limit` bytes. Returns whether it was."""
     try:
-        size = log.stat().st_size
+        info = log.stat()
     except FileNotFoundError:
         return False
-    if size <= limit:
+    # One that is not written by appending is sparse after it was emptied: st_blocks are 512 bytes.
+    size = info.st_size
+    if min(size, info.st_blocks * 512) <= limit:
         return False
 
     # On a full disk making room matters more than the old lines.
