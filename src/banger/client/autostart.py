@@ -1,5 +1,7 @@
 """Finds the daemon to talk to, and starts the embedded one when it does not run.
 
+Where banger is installed, its owner talks to the service, which systemd starts and nobody else.
+
 Only a socket in a directory that is ours and private is trusted. The daemon gets the writing end
 of a pipe, its number in BANGER_READY_FD, and answers with one line: `ready`, or an ErrorBody as
 JSON that says why it cannot start.
@@ -31,7 +33,13 @@ from banger.api.errors import (
 from banger.api.models import DaemonVersion
 from banger.client.client import Client
 from banger.client.transport import check_socket_path
-from banger.host.paths import Paths, default_paths, ensure_private
+from banger.host.paths import (
+    Paths,
+    default_paths,
+    ensure_private,
+    owned_installation,
+    privacy_problem,
+)
 
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
@@ -48,11 +56,13 @@ def connect(
     notify: Callable[[str], None] = lambda line: None,
     timeout: float = 60.0,
 ) -> Client:
-    """A client for the daemon on `host`, by default the one of `$BANGER_HOST`, else the embedded.
+    """A client for the daemon on `host`, by default the one of `$BANGER_HOST`.
 
-    `host` is the path of a socket, `unix://` before it or not; such a daemon is never started or
-    replaced. The embedded one is started if it does not run and `start` is set, and restarted if
-    it is of another version and has nothing under way; `notify` hears about the latter. A daemon
+    Without either it is the installed daemon if this user owns it, else the embedded one, which
+    `$BANGER_HOME` asks for by itself. `host` is the path of a socket, `unix://` before it or not.
+
+    Only the embedded one is started if it does not run and `start` is set, and restarted if it is
+    of another version and has nothing under way; `notify` hears of versions that differ. A daemon
     that stays silent for `timeout` seconds is given up.
 
     Raises TransientError(daemon_unreachable), and PermanentError: socket_insecure when the
@@ -64,7 +74,47 @@ def connect(
         client.version()
         return client
 
+    installed = installed_daemon()
+    if installed is not None:
+        return _connect_installed(installed, notify, timeout)
+
     return EmbeddedDaemon(default_paths(), notify, timeout).connect(start=start)
+
+
+def installed_daemon() -> Paths | None:
+    """The directories of the service that this user talks to; None when there is none."""
+    return None if os.environ.get("BANGER_HOME") else owned_installation()
+
+
+def _connect_installed(paths: Paths, notify: Callable[[str], None], timeout: float) -> Client:
+    try:
+        problem = privacy_problem(paths.run)
+    except FileNotFoundError:
+        raise _service_down(paths.socket) from None
+    if problem is not None:
+        hint = "sudo banger system install makes it right again"
+        raise PermanentError(ErrorCode.SOCKET_INSECURE, f"{paths.run} {problem}", hint=hint)
+
+    client = Client(paths.socket, timeout=timeout)
+    try:
+        running = client.version().version
+    except TransientError:
+        raise _service_down(paths.socket) from None
+    if running != banger.__version__:
+        notify(
+            f"the service is banger {running}, this is {banger.__version__}; "
+            "bring it to this version with: sudo banger system install"
+        )
+
+    return client
+
+
+def _service_down(socket: Path) -> TransientError:
+    return TransientError(
+        ErrorCode.DAEMON_UNREACHABLE,
+        f"the service does not answer on {socket}",
+        hint="sudo banger system restart; banger system status",
+    )
 
 
 class EmbeddedDaemon:

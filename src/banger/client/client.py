@@ -17,19 +17,28 @@ import msgspec
 from banger.api.errors import CallerError, ErrorCode, OutcomeUnknown, PermanentError, from_body
 from banger.api.models import (
     VM,
+    AgentEndpoint,
     BuildImage,
+    CreateSnapshot,
     CreateVM,
     DaemonStatus,
     DaemonVersion,
     DoctorReport,
     ErrorReply,
+    ForkVM,
+    Garbage,
     Image,
     Kernel,
     KillVM,
+    MakeTemplate,
     Operation,
     OperationState,
+    PruneTemplates,
     Request,
+    RestoreSnapshot,
+    Snapshot,
     SSHEndpoint,
+    Template,
     UpdateVM,
     VMStats,
 )
@@ -58,6 +67,10 @@ class Client:
         """Ask the daemon to end. It answers first and ends soon after; VMs run on."""
         self._ask("POST", "/v1/shutdown", b"")
 
+    def stop_guests(self) -> Operation:
+        """Stop all VMs at once, as when the host shuts down."""
+        return self._change("POST", "/v1/guests/stop")
+
     def doctor(self) -> DoctorReport:
         return self._get("/v1/doctor", DoctorReport)
 
@@ -85,12 +98,34 @@ class Client:
     def restart_vm(self, vm: str) -> Operation:
         return self._change("POST", f"{_vm_path(vm)}/restart")
 
+    def pause_vm(self, vm: str) -> Operation:
+        return self._change("POST", f"{_vm_path(vm)}/pause")
+
+    def resume_vm(self, vm: str) -> Operation:
+        return self._change("POST", f"{_vm_path(vm)}/resume")
+
+    def reclaim_vm(self, vm: str) -> Operation:
+        """Give the host what memory a running VM does not need now."""
+        return self._change("POST", f"{_vm_path(vm)}/reclaim")
+
+    def suspend_vm(self, vm: str) -> Operation:
+        """Keep a VM's memory on disk and end it; `start_vm` lets it go on from there."""
+        return self._change("POST", f"{_vm_path(vm)}/suspend")
+
+    def fork_vm(self, vm: str, request: ForkVM) -> Operation:
+        """Make VMs that go on from where one is; the operation's `made` names them."""
+        return self._change("POST", f"{_vm_path(vm)}/fork", request)
+
     def kill_vm(self, vm: str, request: KillVM) -> Operation:
         return self._change("POST", f"{_vm_path(vm)}/kill", request)
 
     def ssh(self, vm: str) -> SSHEndpoint:
         """Where the sshd of a running VM is. Raises CallerError(vm_not_running)."""
         return self._get(f"{_vm_path(vm)}/ssh", SSHEndpoint)
+
+    def agent(self, vm: str) -> AgentEndpoint:
+        """Where the agent of a running VM is. Raises CallerError(vm_not_running)."""
+        return self._get(f"{_vm_path(vm)}/agent", AgentEndpoint)
 
     def stats(self, vm: str) -> VMStats:
         return self._get(f"{_vm_path(vm)}/stats", VMStats)
@@ -102,6 +137,40 @@ class Client:
             query.append(f"tail={tail}")
 
         return self._pieces(f"{_vm_path(vm)}/logs?{'&'.join(query)}")
+
+    def snapshots(self, vm: str) -> list[Snapshot]:
+        """The snapshots of a VM, oldest first."""
+        return self._get(f"{_vm_path(vm)}/snapshots", list[Snapshot])
+
+    def snapshot(self, vm: str, snapshot: str) -> Snapshot:
+        return self._get(_snapshot_path(vm, snapshot), Snapshot)
+
+    def create_snapshot(self, vm: str, request: CreateSnapshot) -> Operation:
+        return self._change("POST", f"{_vm_path(vm)}/snapshots", request)
+
+    def restore_snapshot(self, vm: str, snapshot: str, request: RestoreSnapshot) -> Operation:
+        """Make a VM again what it was; what it is now is lost."""
+        return self._change("POST", f"{_snapshot_path(vm, snapshot)}/restore", request)
+
+    def delete_snapshot(self, vm: str, snapshot: str) -> Operation:
+        return self._change("DELETE", _snapshot_path(vm, snapshot))
+
+    def templates(self) -> list[Template]:
+        """All templates, the one used last first."""
+        return self._get("/v1/templates", list[Template])
+
+    def make_template(self, request: MakeTemplate) -> Operation:
+        return self._change("POST", "/v1/templates", request)
+
+    def delete_template(self, key: str) -> Operation:
+        return self._change("DELETE", f"/v1/templates/{_segment(key, 'template')}")
+
+    def prune_templates(self, request: PruneTemplates) -> Operation:
+        return self._change("POST", "/v1/templates/prune", request)
+
+    def collect_garbage(self) -> Garbage:
+        """Have what nothing refers to removed; returns what it was."""
+        return _decode(self._ask("POST", "/v1/gc", b""), Garbage)
 
     def images(self) -> list[Image]:
         return self._get("/v1/images", list[Image])
@@ -203,6 +272,10 @@ def finished(operation: Operation) -> Operation:
 
 def _vm_path(vm: str) -> str:
     return f"/v1/vms/{_segment(vm, 'VM')}"
+
+
+def _snapshot_path(vm: str, snapshot: str) -> str:
+    return f"{_vm_path(vm)}/snapshots/{_segment(snapshot, 'snapshot')}"
 
 
 def _segment(name: str, what: str) -> str:

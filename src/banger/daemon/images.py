@@ -7,6 +7,7 @@ import builtins
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 from banger.api.errors import CallerError, ErrorCode
 from banger.api.models import BuildImage, Image, Kernel, Operation
@@ -16,22 +17,38 @@ from banger.guest import initramfs
 from banger.host.config import DEFAULT_IMAGE
 from banger.host.paths import Paths
 from banger.host.threads import in_thread
-from banger.image.build import build_image, sweep
+from banger.image.builder import Builder
 from banger.image.kernels import KernelFiles, KernelStore
 from banger.image.recipe import Recipe, builtin_recipe, is_builtin, parse_recipe
 from banger.image.store import ImageFiles, ImageStore
 
 
+class Follower(Protocol):
+    """Who has to know what becomes of images."""
+
+    async def images_changed(self, built: Image | None) -> None:
+        """An image was built, or one is gone."""
+
+
 class Images:
     """Implements the image and kernel part of the API; VMs get their files through it too."""
 
-    def __init__(self, paths: Paths, store: Store, operations: Operations) -> None:
+    def __init__(
+        self, paths: Paths, store: Store, operations: Operations, builder: Builder
+    ) -> None:
         self._paths = paths
+        self._builder = builder
         self._store = store
         self._operations = operations
         self._images = ImageStore(paths)
         self._kernels = KernelStore(paths)
         self._building: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._followers: builtins.list[Follower] = []
+        self._fingerprints: dict[int, str] = {}
+
+    def follow(self, follower: Follower) -> None:
+        """Tell `follower` of every change, before what nothing refers to any more is removed."""
+        self._followers.append(follower)
 
     async def list(self) -> list[Image]:
         return await in_thread(self._images.list)
@@ -55,7 +72,7 @@ class Images:
     async def initramfs(self, kernel_id: str) -> Path:
         """The shared initial RAM file system for a kernel, built once per version of its parts."""
         kernel = await self.kernel_files(kernel_id)
-        path = self._initramfs_of(kernel.kernel.id)
+        path = await self._initramfs_of(kernel.kernel.id)
         async with self._building[path.name]:
             if not path.exists():
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,6 +102,7 @@ class Images:
 
         async def body(progress: Progress) -> None:
             await self._build(recipe, progress, again=request.force)
+            await self._tell(await self.show(recipe.name))
             await self.prune()
 
         return await self._operations.start(
@@ -105,13 +123,14 @@ class Images:
         async def body(progress: Progress) -> None:
             progress.stage("delete")
             await in_thread(self._images.delete, name)
+            await self._tell(None)
             await self.prune()
 
         return await self._operations.start("image.delete", body, target=image.id, target_name=name)
 
     async def tidy(self) -> None:
         """Remove what killed builds left, and what nothing refers to any more."""
-        await sweep(self._images, self._kernels, self._paths.cache)
+        await self._builder.sweep()
         await self.prune()
 
     async def prune(self) -> None:
@@ -120,7 +139,7 @@ class Images:
         kernels = await self._store.kernels_in_use()
         kernels |= {image.kernel for image in await self.list()}
         await in_thread(self._kernels.prune, kernels)
-        wanted = {self._initramfs_of(kernel_id) for kernel_id in kernels}
+        wanted = {await self._initramfs_of(kernel_id) for kernel_id in kernels}
         for stale in set((self._paths.cache / "initramfs").glob("*.cpio")) - wanted:
             stale.unlink(missing_ok=True)
 
@@ -130,13 +149,7 @@ class Images:
             if not again and await self._exists(recipe.name):
                 return
 
-            await build_image(
-                recipe,
-                self._images,
-                self._kernels,
-                self._paths.cache,
-                _reporter(progress),
-            )
+            await self._builder.build(recipe, _reporter(progress))
 
     async def _exists(self, name: str) -> bool:
         return any(image.name == name for image in await self.list())
@@ -149,12 +162,22 @@ class Images:
 
         return await self.show(name)
 
-    def _initramfs_of(self, kernel_id: str) -> Path:
-        name = f"{kernel_id}-{initramfs.fingerprint()}.cpio"
+    async def _tell(self, built: Image | None) -> None:
+        for follower in self._followers:
+            await follower.images_changed(built)
+
+    async def _initramfs_of(self, kernel_id: str) -> Path:
+        # It takes 0.1 s, and nothing else of what it covers changes while this process runs.
+        busybox = initramfs.BUSYBOX.stat().st_mtime_ns if initramfs.BUSYBOX.exists() else 0
+        if busybox not in self._fingerprints:
+            self._fingerprints[busybox] = await in_thread(initramfs.fingerprint)
+
+        name = f"{kernel_id}-{self._fingerprints[busybox]}.cpio"
         return self._paths.cache / "initramfs" / name
 
     async def _users(self, image_id: str) -> builtins.list[str]:
-        return [row.name for row in await self._store.vms() if row.image_id == image_id]
+        rows = await self._store.vms()
+        return [row.name for row in rows if row.image_id == image_id and not row.standby]
 
 
 def _reporter(progress: Progress) -> Callable[[str, str | None], None]:

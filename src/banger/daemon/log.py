@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from contextvars import ContextVar
 from logging.handlers import RotatingFileHandler
@@ -28,12 +29,13 @@ def start_logging(path: Path, level: str) -> None:
     """Log to `path`, which with its one predecessor (`path`.1) stays below 8 MiB.
 
     `level` is a name of the logging module's, in any case. A terminal on standard error gets a
-    copy, for those who start `bangerd` by hand.
+    copy, for those who start `bangerd` by hand, and so does systemd's journal.
     """
     handlers: list[logging.Handler] = [
         RotatingFileHandler(path, maxBytes=FILE_SIZE, backupCount=1, encoding="utf-8")
     ]
-    if sys.stderr.isatty():
+    # systemd.exec(5): set where standard error is the journal.
+    if sys.stderr.isatty() or "JOURNAL_STREAM" in os.environ:
         handlers.append(logging.StreamHandler())
 
     for handler in handlers:

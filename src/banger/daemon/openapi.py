@@ -25,6 +25,8 @@ _PATH_SCHEMAS = {
     "vm": {"type": "string", "pattern": NAME_PATTERN, "description": "Name, id or prefix of one"},
     "image": {"type": "string", "pattern": NAME_PATTERN},
     "kernel": {"type": "string", "pattern": NAME_PATTERN},
+    "snapshot": {"type": "string", "pattern": NAME_PATTERN, "description": "Name or id"},
+    "key": {"type": "string", "pattern": "^[0-9a-f]{1,64}$"},
     "operation": {"type": "string", "pattern": "^op-[0-9a-f]{10}$"},
 }
 

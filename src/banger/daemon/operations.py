@@ -11,7 +11,7 @@ import contextvars
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,8 +69,41 @@ class Progress:
             present = msgspec.structs.replace(present, detail=text)
             self._change(stages=(*before, present))
 
+    def set_made(self, names: tuple[str, ...]) -> None:
+        """Say which VMs it made, when there may be several."""
+        self._change(made=names)
+
+    def part(self) -> Progress:
+        """For one of several things that are done at the same time: its stages are not shown."""
+        return _Part(self._record)
+
     def _change(self, **fields: object) -> None:
         self._record.publish(msgspec.structs.replace(self._record.operation, **fields))
+
+
+class Unseen(Progress):
+    """For what is done without anybody having asked for it."""
+
+    def __init__(self) -> None:
+        """Nothing is kept."""
+
+    @property
+    def id(self) -> str:
+        return "background"
+
+    def stage(self, name: str, detail: str | None = None) -> None:
+        """Nothing: nobody looks."""
+
+    def detail(self, text: str) -> None:
+        """Nothing, as well."""
+
+    def _change(self, **fields: object) -> None:
+        """Nothing, as well."""
+
+
+class _Part(Progress):
+    def _change(self, **fields: object) -> None:
+        """Nothing: the others have stages of their own."""
 
 
 Body = Callable[[Progress], Awaitable[None]]
@@ -182,6 +215,28 @@ class Operations:
         return sum(
             record.operation.state is OperationState.RUNNING for record in self._records.values()
         )
+
+    async def quiet(self) -> None:
+        """Return when no operation is under way."""
+        while busy := [
+            record.keeper
+            for record in self._records.values()
+            if record.operation.state is OperationState.RUNNING
+        ]:
+            await asyncio.wait(busy)
+
+    async def interrupt(self, but: Collection[str]) -> None:
+        """Interrupt what runs now, but for these kinds, and return when it is rolled back."""
+        others = [
+            record
+            for record in self._records.values()
+            if record.operation.kind not in but and record.operation.state is OperationState.RUNNING
+        ]
+        for record in others:
+            record.cancel(OperationState.FAILED, INTERRUPTED)
+
+        if others:
+            await asyncio.wait([record.keeper for record in others])
 
     async def close(self, timeout: float = 10.0) -> None:
         """Start no more; interrupt those that run, and wait up to `timeout` s for their rollback.

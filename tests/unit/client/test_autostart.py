@@ -304,3 +304,49 @@ def test_another_host_is_only_talked_to(
 
     assert caught.value.code is ErrorCode.DAEMON_UNREACHABLE
     assert started(home) == []
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
+    """An installation of this user's, which has no daemon yet."""
+    root = tmp_path / "i"
+    paths = Paths(root / "etc", root / "lib", root / "cache", root / "run")
+    paths.run.mkdir(parents=True, mode=0o700)
+    monkeypatch.delenv("BANGER_HOME", raising=False)
+    monkeypatch.delenv("BANGER_HOST", raising=False)
+    monkeypatch.setattr(autostart, "owned_installation", lambda: paths)
+    return paths
+
+
+def test_the_owner_of_an_installation_talks_to_the_service(installed: Paths) -> None:
+    with FakeDaemon(installed.socket) as daemon:
+        assert connect().socket == installed.socket
+        daemon.version = "0.0.1"
+        heard: list[str] = []
+        connect(notify=heard.append)
+
+    assert "sudo banger system install" in heard[0]
+
+
+def test_a_service_that_is_down_is_not_started(installed: Paths) -> None:
+    with pytest.raises(BangerError) as raised:
+        connect()
+    assert raised.value.code is ErrorCode.DAEMON_UNREACHABLE
+    assert "sudo banger system restart" in (raised.value.hint or "")
+    assert list(installed.run.iterdir()) == []
+
+
+def test_a_service_directory_that_others_can_enter_is_not_trusted(installed: Paths) -> None:
+    installed.run.chmod(0o755)
+    with pytest.raises(BangerError) as raised:
+        connect()
+    assert raised.value.code is ErrorCode.SOCKET_INSECURE
+
+
+def test_a_home_of_ones_own_goes_before_the_service(
+    installed: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BANGER_HOME", str(tmp_path / "h"))
+    with pytest.raises(BangerError) as raised:
+        connect(start=False)
+    assert raised.value.hint == "start it with: banger daemon start"

@@ -18,17 +18,26 @@ from banger import __version__
 from banger.api.errors import CallerError, ErrorCode
 from banger.api.models import (
     VM,
+    AgentEndpoint,
     BuildImage,
     Check,
     CheckStatus,
+    CreateSnapshot,
     CreateVM,
     DaemonStatus,
     DoctorReport,
+    ForkVM,
+    Garbage,
     Image,
     Kernel,
     KillVM,
+    MakeTemplate,
     Operation,
+    PruneTemplates,
+    RestoreSnapshot,
+    Snapshot,
     SSHEndpoint,
+    Template,
     UpdateVM,
     VMSpec,
     VMState,
@@ -110,6 +119,18 @@ class FakeVMs:
     async def restart(self, ref: str) -> Operation:
         return await self._change("vm.restart", ref)
 
+    async def pause(self, ref: str) -> Operation:
+        return await self._change("vm.pause", ref)
+
+    async def resume(self, ref: str) -> Operation:
+        return await self._change("vm.resume", ref)
+
+    async def reclaim(self, ref: str) -> Operation:
+        return await self._change("vm.reclaim", ref)
+
+    async def suspend(self, ref: str) -> Operation:
+        return await self._change("vm.suspend", ref)
+
     async def delete(self, ref: str) -> Operation:
         operation = await self._change("vm.delete", ref)
         del self.vms[ref]
@@ -130,6 +151,10 @@ class FakeVMs:
             host_key_alias=vm.id,
         )
 
+    async def agent(self, ref: str) -> AgentEndpoint:
+        vm = await self.show(ref)
+        return AgentEndpoint(directory=f"/run/{vm.id}")
+
     async def stats(self, ref: str) -> VMStats:
         vm = await self.show(ref)
         return VMStats(id=vm.id, name=vm.name, state=vm.state)
@@ -141,6 +166,102 @@ class FakeVMs:
     async def _change(self, kind: str, ref: str) -> Operation:
         vm = await self.show(ref)
         return await self._operations.start(kind, at_once, target=vm.id, target_name=vm.name)
+
+
+class FakeSnapshots:
+    def __init__(self, operations: Operations, vms: FakeVMs) -> None:
+        self._operations = operations
+        self._vms = vms
+        self.snapshots: dict[str, Snapshot] = {}
+        self.asked: builtins.list[object] = []
+
+    async def list(self, vm: str) -> list[Snapshot]:
+        await self._vms.show(vm)
+        return [*self.snapshots.values()]
+
+    async def show(self, vm: str, snapshot: str) -> Snapshot:
+        await self._vms.show(vm)
+        if snapshot not in self.snapshots:
+            raise CallerError(ErrorCode.UNKNOWN_SNAPSHOT, f"there is no snapshot {snapshot!r}")
+
+        return self.snapshots[snapshot]
+
+    async def create(self, vm: str, request: CreateSnapshot) -> Operation:
+        self.asked.append(request)
+        shown = await self._vms.show(vm)
+        name = request.name or f"made-up-{len(self.snapshots)}"
+        self.snapshots[name] = Snapshot(
+            id=f"{len(self.snapshots):012x}",
+            name=name,
+            vm_id=shown.id,
+            vm=shown.name,
+            created_at=1.0,
+            memory=True,
+            spec=shown.spec,
+        )
+        return await self._change("snapshot.create", vm)
+
+    async def restore(self, vm: str, snapshot: str, request: RestoreSnapshot) -> Operation:
+        self.asked.append(request)
+        await self.show(vm, snapshot)
+        return await self._change("snapshot.restore", vm)
+
+    async def delete(self, vm: str, snapshot: str) -> Operation:
+        await self.show(vm, snapshot)
+        operation = await self._change("snapshot.delete", vm)
+        del self.snapshots[snapshot]
+        return operation
+
+    async def fork(self, vm: str, request: ForkVM) -> Operation:
+        self.asked.append(request)
+        return await self._change("vm.fork", vm)
+
+    async def _change(self, kind: str, vm: str) -> Operation:
+        shown = await self._vms.show(vm)
+        return await self._operations.start(kind, at_once, target=shown.id, target_name=shown.name)
+
+
+TEMPLATE = Template(
+    key="0123456789abcdef",
+    image=IMAGE.name,
+    image_id=IMAGE.id,
+    kernel_id=KERNEL.id,
+    vcpus=2,
+    memory=512 * MIB,
+    root_size=8 * GIB,
+    disk_size=8 * GIB,
+    created_at=1.0,
+    used_at=2.0,
+    clones=1,
+    allocated_bytes=MIB,
+)
+
+
+class FakeTemplates:
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+        self.templates = {TEMPLATE.key: TEMPLATE}
+        self.asked: builtins.list[object] = []
+
+    async def list(self) -> list[Template]:
+        return [*self.templates.values()]
+
+    async def make(self, request: MakeTemplate) -> Operation:
+        self.asked.append(request)
+        return await self._change("template.make")
+
+    async def delete(self, key: str) -> Operation:
+        if key not in self.templates:
+            raise CallerError(ErrorCode.UNKNOWN_TEMPLATE, f"there is no template {key!r}")
+
+        return await self._change("template.delete")
+
+    async def prune(self, request: PruneTemplates) -> Operation:
+        self.asked.append(request)
+        return await self._change("template.prune")
+
+    async def _change(self, kind: str) -> Operation:
+        return await self._operations.start(kind, at_once, target=None, target_name=None)
 
 
 class FakeImages:
@@ -181,6 +302,8 @@ class FakeServices:
         self.store = store
         self.operations = Operations(store)
         self.vms = FakeVMs(self.operations, directory)
+        self.snapshots = FakeSnapshots(self.operations, self.vms)
+        self.templates = FakeTemplates(self.operations)
         self.images = FakeImages(self.operations)
 
     async def status(self) -> DaemonStatus:
@@ -202,6 +325,12 @@ class FakeServices:
         return DoctorReport(
             checks=(Check(name="kvm", status=CheckStatus.WARN, summary="not usable"),)
         )
+
+    async def stop_guests(self) -> Operation:
+        return await self.operations.start("guests.stop", at_once, target=None, target_name=None)
+
+    async def gc(self) -> Garbage:
+        return Garbage(removed=("disks/0123456789ab.qcow2",), freed_bytes=4096)
 
     async def close(self) -> None:
         await self.operations.close()

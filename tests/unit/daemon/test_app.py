@@ -71,6 +71,17 @@ async def test_a_change_is_answered_with_the_operation_that_makes_it(api: Api) -
         ("POST", "/v1/vms/dev/stop"),
         ("POST", "/v1/vms/dev/restart"),
         ("POST", "/v1/vms/dev/kill"),
+        ("POST", "/v1/vms/dev/pause"),
+        ("POST", "/v1/vms/dev/resume"),
+        ("POST", "/v1/vms/dev/reclaim"),
+        ("POST", "/v1/vms/dev/suspend"),
+        ("POST", "/v1/vms/dev/fork"),
+        ("POST", "/v1/vms/dev/snapshots"),
+        ("POST", "/v1/vms/dev/snapshots/first/restore"),
+        ("DELETE", "/v1/vms/dev/snapshots/first"),
+        ("POST", "/v1/templates"),
+        ("POST", "/v1/templates/prune"),
+        ("DELETE", "/v1/templates/0123456789abcdef"),
         ("PATCH", "/v1/vms/dev"),
         ("DELETE", "/v1/vms/dev"),
         ("POST", "/v1/images/build"),
@@ -78,6 +89,7 @@ async def test_a_change_is_answered_with_the_operation_that_makes_it(api: Api) -
 )
 async def test_every_change_is_accepted_as_an_operation(api: Api, method: str, target: str) -> None:
     await api.ask("POST", "/v1/vms", b'{"name": "dev"}')
+    await api.ask("POST", "/v1/vms/dev/snapshots", b'{"name": "first"}')
     reply = await api.ask(method, target)
     assert (reply.status, reply.json(Operation).state) == (202, OperationState.RUNNING)
 
@@ -92,6 +104,9 @@ async def test_every_change_is_accepted_as_an_operation(api: Api, method: str, t
         "/v1/vms/dev",
         "/v1/vms/dev/ssh",
         "/v1/vms/dev/stats",
+        "/v1/vms/dev/snapshots",
+        "/v1/vms/dev/snapshots/first",
+        "/v1/templates",
         "/v1/images",
         "/v1/images/debian-bookworm",
         "/v1/kernels",
@@ -103,6 +118,7 @@ async def test_every_change_is_accepted_as_an_operation(api: Api, method: str, t
 )
 async def test_what_can_be_read_is_json_and_says_its_version(api: Api, target: str) -> None:
     await api.ask("POST", "/v1/vms", b'{"name": "dev"}')
+    await api.ask("POST", "/v1/vms/dev/snapshots", b'{"name": "first"}')
     reply = await api.ask("GET", target)
     assert reply.status == 200
     assert reply.headers["content-type"] == "application/json"

@@ -14,6 +14,7 @@ import pytest
 import schemathesis
 import uvicorn
 from hypothesis import HealthCheck, settings
+from schemathesis.specs.openapi.checks import unsupported_method
 from tests.unit.daemon.fakes import fake_api
 
 from banger.daemon.openapi import document
@@ -69,7 +70,8 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def described() -> dict[str, Any]:
     """The document without a daemon behind it: the tables alone make it."""
-    nothing = cast("Services", SimpleNamespace(vms=None, images=None, operations=None))
+    parts = ("vms", "snapshots", "templates", "images", "operations")
+    nothing = cast("Services", SimpleNamespace(**dict.fromkeys(parts)))
     made = document(all_endpoints(nothing, lambda: None))
     return cast("dict[str, Any]", msgspec.json.decode(msgspec.json.encode(made)))
 
@@ -95,4 +97,6 @@ schema = schemathesis.openapi.from_dict(described())
 @schema.parametrize()
 @settings(max_examples=10, suppress_health_check=list(HealthCheck))
 def test_every_answer_is_as_described(case: schemathesis.Case[Any], url: str) -> None:
-    case.call_and_validate(base_url=url)
+    # DELETE of this path is that of /v1/templates/{key}.
+    overlaps = [unsupported_method] if case.path == "/v1/templates/prune" else []
+    case.call_and_validate(base_url=url, excluded_checks=overlaps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
 
 from banger.api.errors import BangerError
 from banger.api.models import Check
@@ -28,8 +29,7 @@ async def image_building() -> Check:
     needed = ("mmdebstrap",) if root else tuple(_PROGRAMS)
     missing = [program for program in needed if locate(program) is None]
     if missing:
-        summary = f"not installed: {', '.join(missing)} (VMs of images that are there still work)"
-        return warned(name, summary, install(missing, _PROGRAMS))
+        return _not_installed(missing)
 
     try:
         around = await isolation()
@@ -40,3 +40,22 @@ async def image_building() -> Check:
 
     details = () if around.mounts else ("this root may not mount: builds go without /proc",)
     return passed(name, "with mmdebstrap, as root", *details)
+
+
+async def building_service(probe: Callable[[], Awaitable[None]]) -> Check:
+    """The service that builds for an installed daemon starts and has what a build needs."""
+    name = "image building"
+    missing = [program for program in _PROGRAMS if locate(program) is None]
+    if missing:
+        return _not_installed(missing)
+
+    try:
+        await probe()
+    except BangerError as error:
+        return warned(name, error.message, error.hint)
+    return passed(name, "with mmdebstrap, in a service of its own")
+
+
+def _not_installed(missing: list[str]) -> Check:
+    summary = f"not installed: {', '.join(missing)} (VMs of images that are there still work)"
+    return warned("image building", summary, install(missing, _PROGRAMS))

@@ -13,7 +13,8 @@ from banger.api.models import Check
 from banger.api.sizes import GIB, MIB, format_size
 from banger.daemon.doctor.findings import failed, passed, warned
 from banger.host.config import load_config, resolve_defaults
-from banger.host.paths import Paths, privacy_problem
+from banger.host.files import MAKE_ROOM
+from banger.host.paths import HostPath, Paths, privacy_problem
 from banger.host.resources import check_memory, free_bytes, read_host
 
 _PYTHON = (3, 11)
@@ -22,11 +23,17 @@ _PYTHON = (3, 11)
 _DISK_LOW, _DISK_TOO_LOW = 4 * GIB, 512 * MIB
 
 
-async def platform() -> Check:
+_HOST_PATHS = {
+    HostPath.EMBEDDED: "VMs are processes of this user, without privileges",
+    HostPath.SYSTEM: "VMs are Firecracker's, jailed by a root helper",
+}
+
+
+async def platform(host_path: HostPath) -> Check:
     """Linux on x86_64, and a Python that is new enough."""
     system = os.uname()
     python = ".".join(str(part) for part in sys.version_info[:3])
-    details = ("host path: embedded (VMs are processes of this user, without privileges)",)
+    details = (f"host path: {host_path} ({_HOST_PATHS[host_path]})",)
     summary = f"{system.sysname} {system.release} on {system.machine}, Python {python}"
     if (system.sysname, system.machine) != ("Linux", "x86_64"):
         return failed("host", summary, "run banger on Linux on x86_64", *details)
@@ -37,10 +44,13 @@ async def platform() -> Check:
     return passed("host", summary, *details)
 
 
-async def directories(paths: Paths) -> Check:
+async def directories(paths: Paths, host_path: HostPath) -> Check:
     """Keys, disks and sockets are where nobody else gets at them."""
-    # Others may read the configuration, but what it names is run.
-    wanted = {paths.state: 0o077, paths.cache: 0o077, paths.run: 0o077, paths.config: 0o022}
+    wanted = {paths.state: 0o077, paths.cache: 0o077, paths.run: 0o077}
+    if host_path is HostPath.EMBEDDED:
+        # Others may read it, but what it names is run. An installed host's is root's.
+        wanted[paths.config] = 0o022
+
     problems = await asyncio.to_thread(_problems, wanted)
     if problems:
         fix = f"chmod 700 {' '.join(map(str, problems))} (and chown to yourself)"
@@ -70,11 +80,14 @@ async def disk_space(state: Path) -> Check:
     """There is room for an image and for VMs."""
     free = await asyncio.to_thread(free_bytes, state)
     summary = f"{format_size(free)} free for {state}"
-    fix = "make room (banger prune, banger image delete), or set BANGER_HOME to a larger disk"
     if free < _DISK_TOO_LOW:
-        return failed("disk space", summary, fix)
+        return failed("disk space", summary, MAKE_ROOM)
 
-    return warned("disk space", summary, fix) if free < _DISK_LOW else passed("disk space", summary)
+    return (
+        warned("disk space", summary, MAKE_ROOM)
+        if free < _DISK_LOW
+        else passed("disk space", summary)
+    )
 
 
 def _problems(forbidden: Mapping[Path, int]) -> dict[Path, str]:

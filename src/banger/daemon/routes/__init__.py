@@ -12,6 +12,8 @@ from banger.daemon.routes.daemon import daemon_endpoints
 from banger.daemon.routes.endpoint import Endpoint
 from banger.daemon.routes.images import image_endpoints
 from banger.daemon.routes.operations import operation_endpoints
+from banger.daemon.routes.snapshots import snapshot_endpoints
+from banger.daemon.routes.templates import template_endpoints
 from banger.daemon.routes.vms import vm_endpoints
 from banger.daemon.services import Services
 
@@ -21,6 +23,8 @@ def all_endpoints(services: Services, shutdown: Callable[[], None]) -> tuple[End
     return (
         *daemon_endpoints(services, shutdown),
         *vm_endpoints(services.vms),
+        *snapshot_endpoints(services.snapshots),
+        *template_endpoints(services.templates),
         *image_endpoints(services.images),
         *operation_endpoints(services.operations),
     )

@@ -8,9 +8,9 @@ from http import HTTPMethod
 
 from banger import __version__
 from banger.api.errors import ErrorCode
-from banger.api.models import DaemonStatus, DaemonVersion, DoctorReport
+from banger.api.models import DaemonStatus, DaemonVersion, DoctorReport, Garbage
 from banger.daemon.routes.decode import decode_query
-from banger.daemon.routes.endpoint import Call, Endpoint, NoQuery, reads
+from banger.daemon.routes.endpoint import Call, Endpoint, NoQuery, acts, reads
 from banger.daemon.services import Services
 
 
@@ -24,6 +24,10 @@ def daemon_endpoints(services: Services, shutdown: Callable[[], None]) -> tuple[
         decode_query(call.query, NoQuery)
         shutdown()
         return await version(call)
+
+    async def collect(call: Call) -> Garbage:
+        decode_query(call.query, NoQuery)
+        return await services.gc()
 
     return (
         reads("/v1/version", "Say which banger this is", DaemonVersion, version),
@@ -39,6 +43,19 @@ def daemon_endpoints(services: Services, shutdown: Callable[[], None]) -> tuple[
             "Check what this host can do",
             DoctorReport,
             lambda _: services.doctor(),
+        ),
+        Endpoint(
+            method=HTTPMethod.POST,
+            path="/v1/gc",
+            summary="Remove what nothing refers to any more, and say what it was",
+            handler=collect,
+            answer=Garbage,
+        ),
+        acts(
+            HTTPMethod.POST,
+            "/v1/guests/stop",
+            "Stop all VMs at once, as when the host shuts down; until that is done none starts",
+            lambda _: services.stop_guests(),
         ),
         Endpoint(
             method=HTTPMethod.POST,

@@ -14,7 +14,7 @@ from banger.api.names import check_name
 
 Wanted = TypeVar("Wanted", bound=Request)
 
-_NAMES = {"name": "VM name", "image": "image name"}
+_NAMES = {"name": "VM name", "image": "image name", "snapshot": "snapshot name"}
 _SIZES = ("vcpus", "memory", "root_size", "disk_size")
 _SHOWN = 80
 # "Expected `int` >= 1 - at `$.vcpus`"

@@ -9,7 +9,16 @@ from typing import Annotated
 from msgspec import Meta
 
 from banger.api.errors import ErrorCode
-from banger.api.models import VM, CreateVM, KillVM, Request, SSHEndpoint, UpdateVM, VMStats
+from banger.api.models import (
+    VM,
+    AgentEndpoint,
+    CreateVM,
+    KillVM,
+    Request,
+    SSHEndpoint,
+    UpdateVM,
+    VMStats,
+)
 from banger.daemon.routes.endpoint import TEXT, Call, Endpoint, acts, obeys, reads, streams
 from banger.daemon.routes.logfile import read_log
 from banger.daemon.services import VMService
@@ -66,6 +75,43 @@ def vm_endpoints(vms: VMService) -> tuple[Endpoint, ...]:
             lambda call: vms.delete(_vm(call)),
             _REF,
         ),
+        *_states(vms),
+        reads(
+            "/v1/vms/{vm}/ssh",
+            "Say how to reach a VM by ssh",
+            SSHEndpoint,
+            lambda call: vms.ssh(_vm(call)),
+            (*_REF, ErrorCode.VM_NOT_RUNNING),
+        ),
+        reads(
+            "/v1/vms/{vm}/agent",
+            "Say how to reach a VM's agent",
+            AgentEndpoint,
+            lambda call: vms.agent(_vm(call)),
+            (*_REF, ErrorCode.VM_NOT_RUNNING),
+        ),
+        reads(
+            "/v1/vms/{vm}/stats",
+            "Say what a VM uses",
+            VMStats,
+            lambda call: vms.stats(_vm(call)),
+            _REF,
+        ),
+        streams(
+            "/v1/vms/{vm}/logs",
+            "Print what a VM's console printed",
+            TEXT,
+            str,
+            LogsQuery,
+            logs,
+            _REF,
+        ),
+    )
+
+
+def _states(vms: VMService) -> tuple[Endpoint, ...]:
+    """What makes a VM run, stand still, or end."""
+    return (
         acts(
             HTTPMethod.POST,
             "/v1/vms/{vm}/start",
@@ -87,6 +133,34 @@ def vm_endpoints(vms: VMService) -> tuple[Endpoint, ...]:
             lambda call: vms.restart(_vm(call)),
             (*_REF, *_ROOM, ErrorCode.VM_BUSY),
         ),
+        acts(
+            HTTPMethod.POST,
+            "/v1/vms/{vm}/pause",
+            "Let a VM stand still; it keeps its memory",
+            lambda call: vms.pause(_vm(call)),
+            (*_REF, ErrorCode.VM_NOT_RUNNING, ErrorCode.VM_BUSY),
+        ),
+        acts(
+            HTTPMethod.POST,
+            "/v1/vms/{vm}/resume",
+            "Let a paused VM go on",
+            lambda call: vms.resume(_vm(call)),
+            (*_REF, ErrorCode.VM_NOT_RUNNING, ErrorCode.VM_BUSY),
+        ),
+        acts(
+            HTTPMethod.POST,
+            "/v1/vms/{vm}/reclaim",
+            "Give the host what memory a running VM does not need now",
+            lambda call: vms.reclaim(_vm(call)),
+            (*_REF, ErrorCode.VM_NOT_RUNNING, ErrorCode.UNSUPPORTED, ErrorCode.VM_BUSY),
+        ),
+        acts(
+            HTTPMethod.POST,
+            "/v1/vms/{vm}/suspend",
+            "End a VM but keep its memory, from which its next start goes on",
+            lambda call: vms.suspend(_vm(call)),
+            (*_REF, *_ROOM, ErrorCode.VM_NOT_RUNNING, ErrorCode.VM_BUSY),
+        ),
         obeys(
             HTTPMethod.POST,
             "/v1/vms/{vm}/kill",
@@ -94,29 +168,6 @@ def vm_endpoints(vms: VMService) -> tuple[Endpoint, ...]:
             KillVM,
             lambda call, body: vms.kill(_vm(call), body),
             (*_REF, ErrorCode.VM_NOT_RUNNING),
-        ),
-        reads(
-            "/v1/vms/{vm}/ssh",
-            "Say how to reach a VM by ssh",
-            SSHEndpoint,
-            lambda call: vms.ssh(_vm(call)),
-            (*_REF, ErrorCode.VM_NOT_RUNNING),
-        ),
-        reads(
-            "/v1/vms/{vm}/stats",
-            "Say what a VM uses",
-            VMStats,
-            lambda call: vms.stats(_vm(call)),
-            _REF,
-        ),
-        streams(
-            "/v1/vms/{vm}/logs",
-            "Print what a VM's console printed",
-            TEXT,
-            str,
-            LogsQuery,
-            logs,
-            _REF,
         ),
     )
 

@@ -110,7 +110,7 @@ def _missing(
             ErrorCode.STATE_CORRUPT,
             f"{path} was written by a newer banger (schema {max(newer)}, "
             f"this one knows up to {steps[-1].id})",
-            hint="install that version again, or set BANGER_HOME to start afresh elsewhere",
+            hint="install that version again",
         )
 
     return [step for step in steps if step.id not in applied]

@@ -1,11 +1,11 @@
-"""The rows banger keeps: VMs, the addresses and ports leased to them, and operations."""
+"""The rows banger keeps: VMs with their leases and snapshots, templates, operations."""
 
 from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self, TypeVar
@@ -16,7 +16,9 @@ from banger.api.errors import CallerError, ErrorBody, ErrorCode
 from banger.api.models import Operation, OperationState
 from banger.daemon.store.database import Database
 from banger.daemon.store.failures import corrupt
-from banger.daemon.store.rows import VMRow, ended
+from banger.daemon.store.rows import SnapshotRow, TemplateRow, VMRow, ended
+from banger.host.files import sync
+from banger.host.threads import in_thread
 
 LeaseKind = Literal["address", "port"]
 T = TypeVar("T")
@@ -26,6 +28,8 @@ OPERATIONS_KEPT = 1000
 _ID_PREFIX = re.compile(r"[0-9a-f]{1,12}")
 _encode = msgspec.json.Encoder().encode
 _VM = msgspec.json.Decoder(VMRow)
+_SNAPSHOT = msgspec.json.Decoder(SnapshotRow)
+_TEMPLATE = msgspec.json.Decoder(TemplateRow)
 _OPERATION = msgspec.json.Decoder(Operation)
 
 
@@ -35,6 +39,15 @@ class Lease:
 
     kind: LeaseKind
     value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What owns files of banger's at one moment."""
+
+    vms: Sequence[VMRow]
+    snapshots: Sequence[SnapshotRow]
+    templates: Sequence[TemplateRow]
 
 
 class LeaseTaken(Exception):  # noqa: N818
@@ -48,8 +61,9 @@ class LeaseTaken(Exception):  # noqa: N818
 class Store:
     """All that survives the daemon. Every method is one transaction and keeps the order of calls.
 
-    A method that has returned has reached the disk. Any of them may raise PermanentError:
-    insufficient_disk (nothing changed) or state_corrupt.
+    A method that has returned has reached the disk. One that was told not to be `durable` survives
+    the daemon but perhaps not the machine, unless a later one that is has returned. Any of them may
+    raise PermanentError: insufficient_disk (nothing changed) or state_corrupt.
     """
 
     def __init__(self, path: Path, database: Database) -> None:
@@ -71,7 +85,13 @@ class Store:
         """Finish what was asked for and let go of the file."""
         await self._database.close()
 
-    async def insert_vm(self, row: VMRow, leases: Sequence[Lease]) -> None:
+    async def make_durable(self) -> None:
+        """Have everything that was not told to be durable on the disk, too."""
+        log = self._path.with_name(f"{self._path.name}-wal")
+        with suppress(FileNotFoundError):
+            await in_thread(sync, log)
+
+    async def insert_vm(self, row: VMRow, leases: Sequence[Lease], *, durable: bool = True) -> None:
         """Add a VM together with its leases, or nothing.
 
         Raises CallerError(name_taken), or LeaseTaken with the first lease that is in use.
@@ -83,9 +103,9 @@ class Store:
 
             _insert_leases(connection, row.id, leases)
 
-        await self._database.write(work)
+        await self._database.write(work, durable=durable)
 
-    async def save_vm(self, row: VMRow) -> None:
+    async def save_vm(self, row: VMRow, *, durable: bool = True) -> None:
         """Replace a VM's row. Raises CallerError(unknown_vm, name_taken)."""
 
         def work(connection: sqlite3.Connection) -> None:
@@ -100,7 +120,7 @@ class Store:
             if cursor.rowcount == 0:
                 raise _unknown(row.name)
 
-        await self._database.write(work)
+        await self._database.write(work, durable=durable)
 
     async def delete_vm(self, vm_id: str) -> None:
         """Remove a VM and its leases, if it is there."""
@@ -136,6 +156,7 @@ class Store:
                 _VM, "SELECT body FROM vms WHERE id BETWEEN ? AND ? LIMIT 5", ref, ref + "g"
             )
 
+        rows = [row for row in rows if not row.standby]
         if not rows:
             raise _unknown(ref)
 
@@ -153,17 +174,111 @@ class Store:
         return await self._column("SELECT value FROM leases WHERE kind = ?", kind)
 
     async def images_in_use(self) -> set[str]:
-        """Ids of the images some VM was made from."""
-        return await self._column("SELECT DISTINCT image_id FROM vms")
+        """Ids of the images on whose disks some VM, snapshot or template stands."""
+        return await self._column(
+            "SELECT image_id FROM vms UNION SELECT image_id FROM snapshots"
+            " UNION SELECT image_id FROM templates"
+        )
 
     async def kernels_in_use(self) -> set[str]:
-        """Ids of the kernels some VM boots."""
-        return await self._column("SELECT DISTINCT kernel_id FROM vms")
+        """Ids of the kernels some VM, snapshot or template boots."""
+        return await self._column(
+            "SELECT kernel_id FROM vms UNION SELECT kernel_id FROM snapshots"
+            " UNION SELECT kernel_id FROM templates"
+        )
+
+    async def insert_snapshot(self, row: SnapshotRow) -> None:
+        """Add a snapshot. Raises CallerError(name_taken), CallerError(unknown_vm)."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            try:
+                connection.execute(
+                    "INSERT INTO snapshots VALUES (?, ?, ?, ?, ?, ?)",
+                    (row.id, row.vm_id, row.name, row.image_id, row.kernel_id, _encode(row)),
+                )
+            except sqlite3.IntegrityError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
+                    raise _unknown(row.vm_id) from error
+
+                raise _snapshot_exists(row.name or "") from error
+
+        await self._database.write(work)
+
+    async def save_snapshot(self, row: SnapshotRow) -> None:
+        """Replace a snapshot's row; nothing if it is gone."""
+        await self._database.write(
+            lambda connection: connection.execute(
+                "UPDATE snapshots SET body = ? WHERE id = ?", (_encode(row), row.id)
+            )
+        )
+
+    async def delete_snapshot(self, snapshot_id: str) -> None:
+        """Remove a snapshot's row, if it is there."""
+        await self._database.write(
+            lambda connection: connection.execute(
+                "DELETE FROM snapshots WHERE id = ?", (snapshot_id,)
+            )
+        )
+
+    async def snapshots(self, vm_id: str | None = None) -> list[SnapshotRow]:
+        """The snapshots of one VM, or all, oldest first; those without a name too."""
+        rows = await self._select(
+            _SNAPSHOT, "SELECT body FROM snapshots WHERE vm_id = coalesce(?, vm_id)", vm_id
+        )
+        return sorted(rows, key=lambda row: row.created_at)
+
+    async def save_template(self, row: TemplateRow) -> None:
+        """Add or replace a template."""
+        await self._database.write(
+            lambda connection: connection.execute(
+                "INSERT OR REPLACE INTO templates VALUES (?, ?, ?, ?)",
+                (row.key, row.image_id, row.kernel_id, _encode(row)),
+            )
+        )
+
+    async def use_template(self, key: str, now: float) -> None:
+        """Say that the template, if it is there, was used at `now`; not durable."""
+        await self._database.write(
+            lambda connection: connection.execute(
+                "UPDATE templates SET body = CAST(json_set(CAST(body AS TEXT), '$.used_at', ?)"
+                " AS BLOB) WHERE key = ?",
+                (now, key),
+            ),
+            durable=False,
+        )
+
+    async def delete_template(self, key: str) -> None:
+        """Remove a template's row, if it is there."""
+        await self._database.write(
+            lambda connection: connection.execute("DELETE FROM templates WHERE key = ?", (key,))
+        )
+
+    async def template(self, key: str) -> TemplateRow | None:
+        """The template with exactly this key."""
+        rows = await self._select(_TEMPLATE, "SELECT body FROM templates WHERE key = ?", key)
+        return rows[0] if rows else None
+
+    async def templates(self) -> list[TemplateRow]:
+        """All templates, the one used last first."""
+        rows = await self._select(_TEMPLATE, "SELECT body FROM templates")
+        return sorted(rows, key=lambda row: row.used_at, reverse=True)
+
+    async def census(self) -> Census:
+        """All that owns files, as it is at one moment."""
+
+        def work(connection: sqlite3.Connection) -> Census:
+            return Census(
+                self._decoded(_VM, connection.execute("SELECT body FROM vms")),
+                self._decoded(_SNAPSHOT, connection.execute("SELECT body FROM snapshots")),
+                self._decoded(_TEMPLATE, connection.execute("SELECT body FROM templates")),
+            )
+
+        return await self._database.read(work)
 
     async def save_operation(self, operation: Operation) -> None:
         """Add or replace an operation; the oldest finished ones beyond 1,000 are forgotten.
 
-        Survives a crash of the daemon, though perhaps not of the machine: no VM depends on it.
+        Not durable: no VM depends on it.
         """
 
         def work(connection: sqlite3.Connection) -> None:
@@ -201,14 +316,15 @@ class Store:
     async def _select(
         self, decoder: msgspec.json.Decoder[T], query: str, *values: object
     ) -> list[T]:
-        def work(connection: sqlite3.Connection) -> list[T]:
-            bodies = connection.execute(query, values)
-            try:
-                return [decoder.decode(body) for (body,) in bodies]
-            except msgspec.DecodeError as error:
-                raise corrupt(self._path, f"a row does not read: {error}") from error
+        return await self._database.read(
+            lambda connection: self._decoded(decoder, connection.execute(query, values))
+        )
 
-        return await self._database.read(work)
+    def _decoded(self, decoder: msgspec.json.Decoder[T], bodies: Iterable[tuple[bytes]]) -> list[T]:
+        try:
+            return [decoder.decode(body) for (body,) in bodies]
+        except msgspec.DecodeError as error:
+            raise corrupt(self._path, f"a row does not read: {error}") from error
 
     async def _column(self, query: str, *values: object) -> set[str]:
         return await self._database.read(
@@ -263,6 +379,14 @@ def _prune_operations(connection: sqlite3.Connection) -> None:
 def _unknown(ref: str) -> CallerError:
     return CallerError(
         ErrorCode.UNKNOWN_VM, f"there is no VM {ref!r}", hint="see what there is: banger vm list"
+    )
+
+
+def _snapshot_exists(name: str) -> CallerError:
+    return CallerError(
+        ErrorCode.NAME_TAKEN,
+        f"there is already a snapshot named {name!r} of this VM",
+        hint="choose another name, or remove it: banger vm snapshot delete VM SNAPSHOT",
     )
 
 

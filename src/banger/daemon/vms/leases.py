@@ -16,8 +16,7 @@ from banger.api.models import PortForward
 from banger.daemon.store import Lease, LeaseTaken, Store
 from banger.daemon.store.rows import Handles, VMRow
 from banger.daemon.vms.machine import Machine, Site
-from banger.host.config import Config
-from banger.network.usermode import UserNetwork, pick_port, port_obstacle
+from banger.network.ports import pick_port, port_obstacle
 
 SSH_HOST = "127.0.0.1"
 
@@ -31,9 +30,10 @@ def port_lease(host_ip: str, port: int, protocol: str) -> Lease:
 
 def leases_of(handles: Handles, ports: Sequence[PortForward]) -> list[Lease]:
     """All that a VM with these handles and published ports holds exclusively."""
+    ssh = [port_lease(SSH_HOST, handles.ssh_port, "tcp")] if handles.ssh_port else []
     return [
         Lease(kind="address", value=handles.address),
-        port_lease(SSH_HOST, handles.ssh_port, "tcp"),
+        *ssh,
         *(port_lease(port.host_ip, port.host_port, port.protocol) for port in ports),
     ]
 
@@ -46,6 +46,7 @@ def require_free(forward: PortForward) -> None:
 
 
 def taken(forward: PortForward, obstacle: str = "it is in use") -> CallerError:
+    """The error for a port that cannot be had."""
     port = f"{forward.host_ip}:{forward.host_port}/{forward.protocol}"
     return CallerError(
         ErrorCode.PORT_TAKEN,
@@ -55,16 +56,17 @@ def taken(forward: PortForward, obstacle: str = "it is in use") -> CallerError:
 
 
 async def insert(site: Site, row: VMRow) -> VMRow:
-    """Store `row` under a free address and ssh port; return it as stored.
+    """Store `row` under a free address and ssh port; return it as stored, not durably.
 
     Raises CallerError: name_taken, or port_taken for a published port another VM holds.
     """
     async with site.reservation:
         for _attempt in range(ATTEMPTS):
-            handles = await _choose(site.store, site.network, site.config, row.handles)
+            handles = await _choose(site, row)
             candidate = msgspec.structs.replace(row, handles=handles)
             try:
-                await site.store.insert_vm(candidate, leases_of(handles, row.spec.ports))
+                leases = leases_of(handles, row.spec.ports)
+                await site.store.insert_vm(candidate, leases, durable=False)
             except LeaseTaken as error:
                 _refuse_if_published(error.lease, row.spec.ports)
                 continue
@@ -108,10 +110,11 @@ def _refuse_if_published(lease: Lease, ports: Sequence[PortForward]) -> None:
             raise taken(port)
 
 
-async def _choose(store: Store, network: UserNetwork, config: Config, handles: Handles) -> Handles:
-    address = network.pick_address(await store.leases("address"))
-    port = pick_port(config.network.ssh_ports, await _ports_taken(store))
-    return msgspec.structs.replace(handles, address=address, ssh_port=port)
+async def _choose(site: Site, row: VMRow) -> Handles:
+    addresses, ports = await site.store.leases("address"), await _ports_taken(site.store)
+    handles = site.network.lease(row.handles, addresses, ports)
+    mac = site.network.mac(row.id, handles.address)
+    return msgspec.structs.replace(handles, mac=mac)
 
 
 async def _ports_taken(store: Store) -> set[int]:

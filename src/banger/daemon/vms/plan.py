@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from banger.api.errors import CallerError, ErrorCode
 from banger.api.models import CreateVM, Image, VMSpec
 from banger.api.sizes import TIB, format_size
-from banger.daemon.vms.leases import SSH_HOST
+from banger.daemon.store.rows import DiskFile
 from banger.daemon.vms.machine import Machine
 from banger.guest.config import GuestConfig, kernel_cmdline
 from banger.host.config import Defaults
-from banger.hypervisor.base import Disk, Forward, LaunchPlan, UserNic
+from banger.hypervisor.base import Disk, LaunchPlan
 from banger.image.kernels import KernelFiles
-
-SSH_PORT = 22
+from banger.storage.cow import device_name
 
 # What a file on ext4 with blocks of 4 KiB can hold, nearly: kernel doc, filesystems/ext4/overview.
 DISK_MAX = 15 * TIB
@@ -44,6 +45,10 @@ def resolve_spec(request: CreateVM, defaults: Defaults, image: Image) -> VMSpec:
         disk_size=disk_size,
         nat=request.nat,
         ports=request.ports,
+        allow=request.allow,
+        autostart=request.autostart,
+        disk_rate=request.disk_rate,
+        net_rate=request.net_rate,
     )
 
 
@@ -60,7 +65,7 @@ def check_disk_size(size: int) -> None:
 def guest_config(machine: Machine, image: Image, authorized_key: str) -> GuestConfig:
     """The files this VM's guest gets at its next boot."""
     row = machine.row
-    network = machine.site.network.guest(row.handles.address, row.handles.mac, nat=row.spec.nat)
+    network = machine.site.network.guest(row)
     return GuestConfig(
         vm_id=row.id,
         hostname=row.name,
@@ -71,49 +76,39 @@ def guest_config(machine: Machine, image: Image, authorized_key: str) -> GuestCo
         dns=network.dns,
         authorized_key=authorized_key,
         host_key=machine.host_key.read_bytes(),
-        host_key_public=machine.host_key.with_name(f"{machine.host_key.name}.pub").read_text(),
-        grow_root=row.spec.root_size > image.root_size,
+        host_key_public=machine.host_key_public.read_text(),
+        grow_root=machine.spec.root_size > image.root_size,
     )
 
 
 def launch_plan(machine: Machine, kernel: KernelFiles, *, emulated: bool) -> LaunchPlan:
     """The VMM's part of starting `machine`."""
-    row, network = machine.row, machine.site.network
+    row = machine.row
     return LaunchPlan(
         vm_id=row.id,
         name=row.name,
-        vcpus=row.spec.vcpus,
-        memory=row.spec.memory,
+        vcpus=machine.spec.vcpus,
+        memory=machine.spec.memory,
         kernel=kernel.vmlinux,
         initrd=machine.initrd,
         cmdline=kernel_cmdline(emulated=emulated),
         disks=(
-            Disk(serial="root", path=machine.root_disk, format=machine.site.root_disks.format),
-            Disk(serial="work", path=machine.work_disk, format="raw"),
+            disk_of("root", machine.disks.root, row.id),
+            disk_of("work", machine.disks.work, row.id),
         ),
-        nic=UserNic(
-            mac=row.handles.mac,
-            cidr=network.cidr,
-            gateway=network.gateway,
-            dns=network.dns,
-            address=row.handles.address,
-            egress=row.spec.nat,
-            forwards=_forwards(machine),
-        ),
+        nic=machine.site.network.nic(row),
         run_dir=machine.run_dir,
         console_log=machine.console_log,
+        restore=machine.memory,
+        disk_rate=machine.spec.disk_rate,
+        net_rate=machine.spec.net_rate,
     )
 
 
-def _forwards(machine: Machine) -> tuple[Forward, ...]:
-    ssh = Forward(host_ip=SSH_HOST, host_port=machine.row.handles.ssh_port, guest_port=SSH_PORT)
-    published = (
-        Forward(
-            host_ip=port.host_ip,
-            host_port=port.host_port,
-            guest_port=port.guest_port,
-            protocol=port.protocol,
-        )
-        for port in machine.row.spec.ports
-    )
-    return (ssh, *published)
+def disk_of(serial: str, file: DiskFile, vm_id: str) -> Disk:
+    """The disk that the guest of the VM `vm_id` finds by `serial`."""
+    if file.format == "cow":
+        path, device = Path(file.path), device_name(vm_id)
+        return Disk(serial=serial, path=path, format="raw", device=device)
+
+    return Disk(serial=serial, path=Path(file.path), format=file.format)

@@ -20,11 +20,12 @@ from hypothesis.stateful import (
 )
 from tests.unit.daemon.vms.world import Processes, daemon, failed_with, leftovers
 
-from banger.api.errors import ErrorCode, PermanentError
+from banger.api.errors import CallerError, ErrorCode, PermanentError
 from banger.api.models import VMState
+from banger.daemon.paths.embedded import RUN_STEPS
 from banger.daemon.store.rows import Handles, VMRow
 from banger.daemon.vms.create import CREATE_STEPS
-from banger.daemon.vms.start import START_STEPS
+from banger.daemon.vms.lifecycle import start_steps
 from banger.daemon.vms.steps import Hook, no_hook
 
 
@@ -95,7 +96,7 @@ async def test_half_started_and_half_stopped_vms_are_stopped_and_keep_their_disk
     assert found is not None
     assert (found.state, found.handles.vmm) == (VMState.STOPPED, None)
     assert processes.alive == {}
-    assert _holds(row.handles, "work.raw")
+    assert _has_disks(row.handles)
 
 
 async def test_a_vmm_that_was_launched_but_not_recorded_is_found_and_ended(
@@ -114,17 +115,17 @@ async def test_a_vmm_that_was_launched_but_not_recorded_is_found_and_ended(
     assert processes.alive == {}
 
 
-def _holds(handles: Handles, name: str) -> bool:
-    return (Path(handles.vm_dir) / name).exists()
+def _has_disks(handles: Handles) -> bool:
+    return all(Path(disk.path).exists() for disk in (handles.disks.root, handles.disks.work))
 
 
 FAULTS = st.sampled_from(
     [
         None,
         *(("create", step.name) for step in CREATE_STEPS),
-        *(("start", step.name) for step in START_STEPS),
-        *(("stop", step.name) for step in START_STEPS),
-        *(("delete", step.name) for step in (*START_STEPS, *CREATE_STEPS)),
+        *(("start", step.name) for step in start_steps(RUN_STEPS)),
+        *(("stop", step.name) for step in RUN_STEPS),
+        *(("delete", step.name) for steps in (RUN_STEPS, CREATE_STEPS) for step in steps),
     ]
 )
 
@@ -182,15 +183,16 @@ class AnyOrderWithFaults(RuleBasedStateMachine):
         assert {row.state for row in rows} <= {VMState.RUNNING, VMState.STOPPED}
         assert set(self.processes.alive) == running
         assert set(leftovers(self.root, self.processes)) <= owned
-        assert all(_holds(row.handles, "work.raw") for row in rows)
+        assert all(_has_disks(row.handles) for row in rows)
 
     def _command(self, vm: str, verb: str, fault: tuple[str, str] | None) -> ErrorCode | str | None:
         async def work() -> ErrorCode | str | None:
             async with daemon(self.root, self.processes, hook=_failing_at(fault)) as life:
-                if vm not in {known.name for known in await life.vms.list()}:
-                    return ErrorCode.UNKNOWN_VM
+                try:
+                    operation = await getattr(life.vms, verb)(vm)
+                except CallerError as error:
+                    return error.code
 
-                operation = await getattr(life.vms, verb)(vm)
                 return failed_with(await life.done(operation))
 
         return asyncio.run(work())

@@ -19,6 +19,9 @@ from tests.unit.daemon.vms.world import (
 from banger.api.errors import CallerError, ErrorCode
 from banger.api.models import CreateVM, KillVM, PortForward, UpdateVM, VMState
 from banger.api.sizes import GIB, MIB
+from banger.channel.requests import PowerOff
+from banger.daemon.vms import guest
+from banger.host.files import allocated_bytes
 from banger.hypervisor.base import ExitReason
 
 
@@ -58,6 +61,16 @@ async def test_creating_without_starting_leaves_it_stopped(host: Daemon) -> None
     assert refused.value.code == ErrorCode.VM_NOT_RUNNING
 
 
+async def test_a_list_says_what_the_layers_of_disks_take(host: Daemon) -> None:
+    await host.create("dev", start=False)
+    disks = (await host.site.store.find_vm("dev")).handles.disks
+
+    [vm] = await host.vms.list()
+    taken = sum(allocated_bytes(Path(disk.path)) for disk in (disks.root, disks.work))
+    assert vm.allocated_bytes == taken > 0
+    assert vm == await host.vms.show("dev")
+
+
 async def test_deleting_leaves_nothing(host: Daemon, tmp_path: Path, processes: Processes) -> None:
     await host.create("dev")
     await host.done(await host.vms.delete("dev"))
@@ -70,7 +83,7 @@ async def test_deleting_leaves_nothing(host: Daemon, tmp_path: Path, processes: 
 async def test_a_guest_that_never_comes_up_is_taken_back_and_its_console_kept(
     host: Daemon, tmp_path: Path, processes: Processes
 ) -> None:
-    host.hypervisor.boots = False
+    host.guests.boots = False
     operation = await host.create("dev")
 
     assert failed_with(operation) == ErrorCode.LAUNCH_FAILED
@@ -78,11 +91,23 @@ async def test_a_guest_that_never_comes_up_is_taken_back_and_its_console_kept(
     assert await host.vms.list() == []
 
 
+@pytest.mark.parametrize(
+    ("free", "code"), [(0, ErrorCode.INSUFFICIENT_DISK), (GIB, ErrorCode.GUEST_TIMEOUT)]
+)
+async def test_a_guest_that_waits_for_room_on_the_disk_is_told_from_a_silent_one(
+    host: Daemon, monkeypatch: pytest.MonkeyPatch, free: int, code: ErrorCode
+) -> None:
+    monkeypatch.setattr(guest, "BOOT_SECONDS", 0.0)
+    monkeypatch.setattr(guest, "free_bytes", lambda _: free)
+
+    assert failed_with(await host.create("dev")) == code
+
+
 async def test_a_stop_asks_the_guest_first(host: Daemon) -> None:
     await host.create("dev")
     await host.done(await host.vms.stop("dev"))
 
-    assert host.hypervisor.requests == ["poweroff"]
+    assert host.guests.asked[-1] == PowerOff()
     assert (await host.vms.show("dev")).state is VMState.STOPPED
 
 
@@ -116,6 +141,19 @@ async def test_a_killed_vm_is_stopped_and_says_so(host: Daemon) -> None:
     assert (vm.state, vm.reason) == (VMState.STOPPED, "killed")
 
 
+async def test_a_kill_ends_when_the_vm_is_at_rest_whoever_cleans_up(host: Daemon) -> None:
+    await host.create("dev")
+    vm_id = (await host.vms.show("dev")).id
+    async with host.locks.of(vm_id):
+        operation = await host.vms.kill("dev", KillVM())
+        while (await host.vms.show("dev")).pid is not None and host.hypervisor.processes.alive:  # noqa: ASYNC110 - what is asked is the API
+            await asyncio.sleep(0.01)
+
+    assert failed_with(await host.done(operation)) is None
+    vm = await host.vms.show("dev")
+    assert (vm.state, vm.reason) == (VMState.STOPPED, "killed")
+
+
 @pytest.mark.parametrize("reason", [ExitReason.GUEST_POWEROFF, ExitReason.DIED])
 async def test_a_vmm_that_ends_by_itself_is_seen_and_cleaned_up_after(
     host: Daemon, tmp_path: Path, reason: ExitReason
@@ -129,6 +167,21 @@ async def test_a_vmm_that_ends_by_itself_is_seen_and_cleaned_up_after(
     vm = await host.vms.show("dev")
     assert (vm.state, vm.reason) == (VMState.STOPPED, str(reason))
     assert list(paths_below(tmp_path).vm_run.iterdir()) == []
+
+
+async def test_a_guest_that_reboots_is_told_truly_each_time(host: Daemon) -> None:
+    await host.create("dev")
+    seen = {(await host.vms.show("dev")).boot_id}
+    for _ in range(2):
+        host.guests.reboot()
+        async with asyncio.timeout(10):
+            while (boot_id := (await host.vms.show("dev")).boot_id) in seen:  # noqa: ASYNC110 - what is asked is the API
+                await asyncio.sleep(0.01)
+
+        seen.add(boot_id)
+
+    vm = await host.vms.show("dev")
+    assert (vm.state, len(seen)) == (VMState.RUNNING, 3)
 
 
 async def test_commands_on_one_vm_wait_for_each_other(host: Daemon) -> None:

@@ -1,0 +1,1 @@
+"""The host paths: what stands behind the seams, and what starting a VM consists of."""
