@@ -30,7 +30,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """What `--json` says of a VM or an image that is gone."""
+    """What `--json` says of a VM, or of anything else, that is gone."""
 
     id: str
     name: str
@@ -106,6 +106,33 @@ def change_all(app: App, refs: Sequence[str], change: Change, *, quiet: bool) ->
                 out_json(Removed(vm.id, vm.name) if change.removes else client.vm(vm.id))
         except BangerError as error:
             report(error, as_json=app.json, about=vm.name)
+            failures += 1
+
+    return 1 if failures else 0
+
+
+def remove_all(
+    app: App,
+    names: Sequence[str],
+    request: Callable[[Client, str], Operation],
+    *,
+    quiet: bool,
+) -> int:
+    """Remove each of `names`, which are no VMs, one after the other.
+
+    A failure is reported and does not keep the others. Returns 1 if there was one.
+    """
+    client = app.connect()
+    progress = choose_progress(quiet=quiet)
+    failures = 0
+    for name in dict.fromkeys(names):
+        try:
+            ended = follow(client, ask(partial(request, client, name)), progress, undo=False)
+            progress.close(f"{name} deleted in {took(ended)}")
+            if app.json:
+                out_json(Removed(ended.target or "", name))
+        except BangerError as error:
+            report(error, as_json=app.json, about=name)
             failures += 1
 
     return 1 if failures else 0

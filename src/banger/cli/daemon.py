@@ -9,7 +9,7 @@ from banger.cli.app import App, pass_app
 from banger.cli.params import option_json, option_quiet
 from banger.cli.render.console import note, out, out_json
 from banger.cli.render.table import fields, moment
-from banger.client.autostart import EmbeddedDaemon, connect
+from banger.client.autostart import EmbeddedDaemon, connect, installed_daemon
 from banger.host.paths import default_paths
 
 
@@ -82,6 +82,13 @@ def stop(app: App, quiet: bool) -> None:
             ErrorCode.INVALID_REQUEST,
             "--host names a daemon that is not started or stopped from here",
             hint="stop it where it runs, or leave --host out",
+        )
+
+    if installed_daemon() is not None:
+        raise CallerError(
+            ErrorCode.NEEDS_ROOT,
+            "the daemon is a service here, which systemd would start again",
+            hint="sudo systemctl stop bangerd, or to have it anew: sudo banger system restart",
         )
 
     stopped = EmbeddedDaemon(default_paths()).stop()

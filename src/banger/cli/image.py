@@ -6,15 +6,13 @@ from pathlib import Path
 
 import click
 
-from banger.api.errors import BangerError
 from banger.api.models import BuildImage, Image
 from banger.api.names import check_name
 from banger.api.sizes import format_size
 from banger.cli.app import App, pass_app
-from banger.cli.changes import Removed, ask, follow
+from banger.cli.changes import ask, follow, remove_all
 from banger.cli.params import complete_images, option_json, option_quiet
 from banger.cli.render.console import out, out_json
-from banger.cli.render.errors import report
 from banger.cli.render.progress import choose_progress, took
 from banger.cli.render.table import fields, moment, table
 
@@ -113,20 +111,7 @@ def delete_images(app: App, images: tuple[str, ...], quiet: bool) -> int:
     Example:
       banger image delete tools
     """
-    client = app.connect()
-    progress = choose_progress(quiet=quiet)
-    failures = 0
-    for image in dict.fromkeys(images):
-        try:
-            ended = follow(client, client.delete_image(image), progress, undo=False)
-            progress.close(f"{image} deleted in {took(ended)}")
-            if app.json:
-                out_json(Removed(ended.target or "", image))
-        except BangerError as error:
-            report(error, as_json=app.json, about=image)
-            failures += 1
-
-    return 1 if failures else 0
+    return remove_all(app, images, lambda client, image: client.delete_image(image), quiet=quiet)
 
 
 _LABELS = ("name", "id", "distribution", "kernel", "root disk", "work disk", "on host", "created")

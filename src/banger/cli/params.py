@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 from click.shell_completion import CompletionItem
 
 from banger.api.errors import BangerError, CallerError, ErrorCode
 from banger.api.models import PortForward, Protocol
+
+if TYPE_CHECKING:
+    from banger.client.client import Client
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -73,34 +76,52 @@ def environment(settings: Sequence[str]) -> dict[str, str]:
 
 def complete_vms(ctx: click.Context, param: click.Parameter, prefix: str) -> list[CompletionItem]:
     """Names of VMs, for the shell."""
-    return _names(ctx, "vms", prefix)
+    return _completed(ctx, prefix, lambda client: [one.name for one in client.vms()])
 
 
 def complete_images(
     ctx: click.Context, param: click.Parameter, prefix: str
 ) -> list[CompletionItem]:
     """Names of images, for the shell."""
-    return _names(ctx, "images", prefix)
+    return _completed(ctx, prefix, lambda client: [one.name for one in client.images()])
 
 
 def complete_kernels(
     ctx: click.Context, param: click.Parameter, prefix: str
 ) -> list[CompletionItem]:
     """Names of kernels, for the shell."""
-    return _names(ctx, "kernels", prefix)
+    return _completed(ctx, prefix, lambda client: [one.name for one in client.kernels()])
 
 
-def _names(ctx: click.Context, collection: str, prefix: str) -> list[CompletionItem]:
+def complete_snapshots(
+    ctx: click.Context, param: click.Parameter, prefix: str
+) -> list[CompletionItem]:
+    """Names of the snapshots of the VM that was typed before, for the shell."""
+    # As the value of an option it is asked for before the arguments are told apart.
+    vm = ctx.params.get("vm") or next(iter(ctx.args), "")
+    return _completed(ctx, prefix, lambda client: [one.name for one in client.snapshots(vm)])
+
+
+def complete_templates(
+    ctx: click.Context, param: click.Parameter, prefix: str
+) -> list[CompletionItem]:
+    """Keys of templates, for the shell."""
+    return _completed(ctx, prefix, lambda client: [one.key for one in client.templates()])
+
+
+def _completed(
+    ctx: click.Context, prefix: str, names: Callable[[Client], Sequence[str]]
+) -> list[CompletionItem]:
     from banger.client.autostart import connect
 
     try:
         client = connect(ctx.find_root().params.get("host"), start=False, timeout=1.0)
-        things = getattr(client, collection)()
+        found = names(client)
     except BangerError:
         # Whoever presses Tab asked for no daemon and for no error text in the command line.
         return []
 
-    return [CompletionItem(thing.name) for thing in things if thing.name.startswith(prefix)]
+    return [CompletionItem(name) for name in found if name.startswith(prefix)]
 
 
 def _check_variable(name: str) -> None:

@@ -25,9 +25,9 @@ def test_a_list_is_a_table(banger: Banger) -> None:
     ended = banger("vm", "list")
     head, dev, web = ended.out.splitlines()
     assert ended.status == 0
-    assert " ".join(head.split()) == "ID NAME STATE IMAGE ADDRESS SSH VCPU MEM DISK AGE"
+    assert " ".join(head.split()) == "ID NAME STATE IMAGE ADDRESS SSH VCPU MEM ON DISK AGE"
     assert " ".join(dev.split()) == (
-        "aaaa00000000 dev running debian 10.213.0.5 127.0.0.1:40001 2 1G 8G 1m"
+        "aaaa00000000 dev running debian 10.213.0.5 127.0.0.1:40001 2 1G - 1m"
     )
     assert web.index("web") == head.index("NAME")
 

@@ -1,59 +1,36 @@
-"""`vm run` and `vm ssh`: the guest's streams, status, signals and terminal are banger's own.
+"""`vm ssh`: the guest's streams, status, signals and terminal are banger's own.
 
 Whole processes with a fake ssh, which runs the guest's command on this machine.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import select
 import signal
-import struct
 import subprocess
-import sys
-import termios
-import time
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.cli.conftest import Banger, Calls
+from tests.unit.cli.conftest import Calls
+from tests.unit.cli.processes import BANGER, PATIENCE, Terminal, run, start, wait_for
 from tests.unit.client.fake_daemon import FakeDaemon, make_vm
 
-from banger.api.errors import ErrorCode, PermanentError
 from banger.api.models import VMState
 from banger.cli.session import remote_command
 
-BANGER = str(Path(sys.executable).with_name("banger"))
-RM = ("vm", "run", "--rm", "--name", "tmp", "--")
-PATIENCE = 30
-
-
-def start(*words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [BANGER, *words],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-
-
-def run(*words: str, stdin: bytes = b"") -> tuple[int, bytes, bytes]:
-    with start(*words) as process:
-        out, err = process.communicate(stdin, PATIENCE)
-        return process.returncode, out, err
+SSH = ("vm", "ssh", "dev", "--")
 
 
 def test_streams_come_apart_and_the_status_is_the_guests(ssh: Calls) -> None:
     script = "echo out; echo err >&2; exit 42"
-    assert run(*RM, "sh", "-c", script) == (42, b"out\n", b"err\n")
+    assert run(*SSH, "sh", "-c", script) == (42, b"out\n", b"err\n")
 
 
 def test_input_and_output_are_kept_byte_for_byte(ssh: Calls) -> None:
     data = bytes(range(256)) * 4096
-    assert run(*RM, "cat", stdin=data) == (0, data, b"")
+    assert run(*SSH, "cat", stdin=data) == (0, data, b"")
 
 
 @pytest.mark.parametrize(
@@ -140,10 +117,8 @@ def test_no_such_vm_is_125(ssh: Calls) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
-def test_a_signal_reaches_the_guest_and_the_vm_is_still_removed(
-    ssh: Calls, daemon: FakeDaemon, number: signal.Signals
-) -> None:
-    with start(*RM, "sh", "-c", "echo up; sleep 60") as process:
+def test_a_signal_reaches_the_guest(ssh: Calls, number: signal.Signals) -> None:
+    with start(*SSH, "sh", "-c", "echo up; sleep 60") as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
         process.send_signal(number)
@@ -152,7 +127,6 @@ def test_a_signal_reaches_the_guest_and_the_vm_is_still_removed(
     first, second = ssh.read()
     assert "-n" in second["argv"]
     assert first["env"]["BANGER_EXEC_ID"] in second["argv"][-1]
-    assert daemon.asked("DELETE") == ["/v1/vms/000000000002"]
 
 
 def test_a_guest_may_answer_a_signal_as_it_likes(ssh: Calls) -> None:
@@ -196,39 +170,7 @@ def test_signals_that_were_ignored_stay_ignored(ssh: Calls) -> None:
     assert len(ssh.read()) == 1
 
 
-def test_a_run_asks_for_a_vm_that_does_not_outlive_it(ssh: Calls, daemon: FakeDaemon) -> None:
-    with start(*RM, "true") as process:
-        process.communicate(timeout=PATIENCE)
-
-    body = next(body for method, path, body in daemon.requests if method == "POST")
-    assert body["holder_pid"] == process.pid
-    assert "000000000002" not in daemon.vms
-
-
-def test_a_vm_without_rm_stays(ssh: Calls, daemon: FakeDaemon) -> None:
-    assert run("vm", "run", "--", "true") == (0, b"", b"")
-    assert daemon.asked("DELETE") == []
-
-
-def test_the_vm_is_removed_when_ssh_fails(
-    ssh: Calls, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FAKE_SSH", "refuse")
-    assert run(*RM, "true")[0] == 125
-    assert daemon.asked("DELETE") == ["/v1/vms/000000000002"]
-
-
-def test_a_vm_that_cannot_be_removed_is_reported(ssh: Calls, daemon: FakeDaemon) -> None:
-    def refuse(_: object) -> object:
-        raise PermanentError(ErrorCode.INTERNAL, "no")
-
-    daemon.replies["DELETE", "/v1/vms/000000000002"] = refuse
-    assert run(*RM, "true") == (125, b"", b"banger: 000000000002: no\n")
-    daemon.vms.pop("000000000002")
-    assert run(*RM, "sh", "-c", "exit 4")[0] == 4
-
-
-@pytest.mark.parametrize("words", [("vm", "create"), RM[:-1], ("vm", "start", "dev")])
+@pytest.mark.parametrize("words", [("vm", "create"), ("vm", "run", "--rm"), ("vm", "start", "dev")])
 def test_ctrl_c_takes_back_what_is_being_made(
     ssh: Calls, daemon: FakeDaemon, words: tuple[str, ...]
 ) -> None:
@@ -263,60 +205,6 @@ def reading_events(pid: int) -> bool:
     return "unix_stream" in wchan or "skb" in wchan or "poll" in wchan
 
 
-def wait_for(condition: object) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-class Terminal:
-    """A program on a terminal of its own."""
-
-    def __init__(self, *words: str, rows: int = 24, columns: int = 80) -> None:
-        self.output = b""
-        self.descriptor, theirs = os.openpty()
-        self.resize(rows, columns)
-        # setsid(1) makes its standard input the controlling terminal.
-        self.process = subprocess.Popen(
-            ["setsid", "--ctty", *words],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-        )
-        os.close(theirs)
-
-    def resize(self, rows: int, columns: int) -> None:
-        size = struct.pack("HHHH", rows, columns, 0, 0)
-        fcntl.ioctl(self.descriptor, termios.TIOCSWINSZ, size)
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.descriptor, keys)
-
-    def read_until(self, words: bytes) -> None:
-        while words not in self.output:
-            assert self._read(), self.output
-
-    def end(self) -> int:
-        while self._read():
-            pass
-
-        os.close(self.descriptor)
-        return self.process.wait(PATIENCE)
-
-    def _read(self) -> bytes:
-        assert select.select([self.descriptor], [], [], PATIENCE)[0], self.output
-        try:
-            data = os.read(self.descriptor, 65536)
-        except OSError:
-            # EIO: nobody has the other side open any more.
-            return b""
-
-        self.output += data
-        return data
-
-
 def test_on_a_terminal_the_guest_gets_one_of_the_right_size(ssh: Calls) -> None:
     terminal = Terminal(
         BANGER,
@@ -344,27 +232,6 @@ def test_a_command_with_a_redirected_stream_gets_no_terminal(ssh: Calls, tmp_pat
     assert "-T" in ssh.read()[0]["argv"]
 
 
-def test_stages_are_drawn_and_replaced_by_one_line(ssh: Calls) -> None:
-    terminal = Terminal(BANGER, "vm", "run", "--name", "tmp", "--", "true")
-    assert terminal.end() == 0
-    assert b"disks" in terminal.output
-    assert terminal.output.endswith(b"\x1b[J" + b"tmp ready in 4.2 s\r\n")
-
-
-def test_a_shell_that_was_left_says_that_its_vm_still_runs(
-    ssh: Calls, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NO_COLOR", "1")
-    terminal = Terminal(BANGER, "vm", "run", "--name", "tmp")
-    terminal.read_until(b"login shell")
-    terminal.type(b"exit\n")
-    assert terminal.end() == 0
-    assert b"tmp is still running. Back: banger vm ssh tmp; stop: banger vm stop tmp" in (
-        terminal.output
-    )
-    assert b"\x1b[2m" not in terminal.output
-
-
 def test_prune_shows_what_it_would_delete_and_asks(ssh: Calls, daemon: FakeDaemon) -> None:
     daemon.add(make_vm("cccc00000000", "off", VMState.STOPPED))
     for answer, deleted in ((b"n\n", []), (b"y\n", ["/v1/vms/cccc00000000"])):
@@ -374,8 +241,3 @@ def test_prune_shows_what_it_would_delete_and_asks(ssh: Calls, daemon: FakeDaemo
         terminal.end()
         assert b"off" in terminal.output
         assert daemon.asked("DELETE") == deleted
-
-
-def test_d_prints_the_name_and_needs_no_ssh(banger: Banger, ssh: Calls) -> None:
-    assert banger("vm", "run", "-d", "--name", "bg").out == "bg\n"
-    assert ssh.read() == []

@@ -1,4 +1,4 @@
-"""`banger vm start|stop|restart|kill|delete`: the same change to any number of VMs."""
+"""`banger vm start|stop|pause|suspend|...`: the same change to any number of VMs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _on_vms(function: _Command) -> _Command:
 @click.command("start")
 @_on_vms
 def start(app: App, vms: tuple[str, ...], quiet: bool) -> int:
-    """Start VMs and wait until they answer.
+    """Start VMs and wait until they answer. A suspended one goes on where it was.
 
     \b
     Examples:
@@ -71,6 +71,62 @@ def restart(app: App, vms: tuple[str, ...], quiet: bool) -> int:
       banger vm restart dev
     """
     change = Change(ask=lambda client, vm: client.restart_vm(vm), done="ready")
+    return change_all(app, vms, change, quiet=quiet)
+
+
+@click.command("pause")
+@_on_vms
+def pause(app: App, vms: tuple[str, ...], quiet: bool) -> int:
+    """Let VMs stand still. They keep their memory and use no CPU.
+
+    \b
+    Example:
+      banger vm pause dev
+    """
+    change = Change(ask=lambda client, vm: client.pause_vm(vm), done="paused")
+    return change_all(app, vms, change, quiet=quiet)
+
+
+@click.command("resume")
+@_on_vms
+def resume(app: App, vms: tuple[str, ...], quiet: bool) -> int:
+    """Let paused VMs go on.
+
+    \b
+    Example:
+      banger vm resume dev
+    """
+    change = Change(ask=lambda client, vm: client.resume_vm(vm), done="resumed")
+    return change_all(app, vms, change, quiet=quiet)
+
+
+@click.command("reclaim")
+@_on_vms
+def reclaim(app: App, vms: tuple[str, ...], quiet: bool) -> int:
+    """Give the host what memory running VMs do not need now.
+
+    They go on, and use it again when they want: `vm stats` shows what they have at the moment.
+
+    \b
+    Examples:
+      banger vm reclaim dev
+      banger vm reclaim $(banger vm list -q)
+    """
+    change = Change(ask=lambda client, vm: client.reclaim_vm(vm), done="reclaimed")
+    return change_all(app, vms, change, quiet=quiet)
+
+
+@click.command("suspend")
+@_on_vms
+def suspend(app: App, vms: tuple[str, ...], quiet: bool) -> int:
+    """Write VMs' memory to disk and end them; `vm start` lets them go on where they were.
+
+    \b
+    Examples:
+      banger vm suspend dev
+      banger vm start dev
+    """
+    change = Change(ask=lambda client, vm: client.suspend_vm(vm), done="suspended", undo=True)
     return change_all(app, vms, change, quiet=quiet)
 
 

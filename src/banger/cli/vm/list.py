@@ -13,7 +13,7 @@ from banger.cli.params import option_json
 from banger.cli.render.console import out, out_json
 from banger.cli.render.table import duration, table
 
-_HEAD = ("ID", "NAME", "STATE", "IMAGE", "ADDRESS", "SSH", "VCPU", "MEM", "DISK", "AGE")
+_HEAD = ("ID", "NAME", "STATE", "IMAGE", "ADDRESS", "SSH", "VCPU", "MEM", "ON DISK", "AGE")
 
 
 @click.command("list")
@@ -22,6 +22,8 @@ _HEAD = ("ID", "NAME", "STATE", "IMAGE", "ADDRESS", "SSH", "VCPU", "MEM", "DISK"
 @pass_app
 def list_vms(app: App, quiet: bool) -> None:
     """List all VMs.
+
+    ON DISK is what a VM's disks take on the host; what several VMs share counts for each.
 
     \b
     Examples:
@@ -53,9 +55,13 @@ def _row(vm: VM, now: float) -> tuple[str, ...]:
         vm.state,
         spec.image,
         vm.address or "-",
-        f"127.0.0.1:{vm.ssh_port}" if vm.ssh_port else "-",
+        _ssh(vm),
         str(spec.vcpus),
         format_size(spec.memory),
-        format_size(spec.disk_size),
+        "-" if vm.allocated_bytes is None else format_size(vm.allocated_bytes),
         duration(now - vm.created_at),
     )
+
+
+def _ssh(vm: VM) -> str:
+    return vm.hostname or (f"{vm.ssh_host}:{vm.ssh_port}" if vm.ssh_port else "-")

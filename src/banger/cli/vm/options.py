@@ -9,7 +9,7 @@ import click
 
 from banger.api.models import CreateVM, PortForward
 from banger.api.names import check_name
-from banger.api.sizes import parse_size
+from banger.api.sizes import parse_rate, parse_size
 from banger.cli.params import complete_images, parse_forward
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -25,7 +25,12 @@ class Wanted(TypedDict):
     disk_size: int | None
     root_size: int | None
     nat: bool
+    allow: tuple[str, ...]
     ports: tuple[PortForward, ...]
+    autostart: bool
+    disk_rate: int
+    net_rate: int
+    cold: bool
 
 
 def describes_vm(function: _F) -> _F:
@@ -53,6 +58,12 @@ def describes_vm(function: _F) -> _F:
         ),
         click.option("--nat", is_flag=True, help="Let it reach the internet through this host."),
         click.option(
+            "--allow",
+            metavar="CIDR",
+            multiple=True,
+            help="Let it reach this network, and no others (on an installed host).",
+        ),
+        click.option(
             "-p",
             "--publish",
             "ports",
@@ -61,6 +72,26 @@ def describes_vm(function: _F) -> _F:
             multiple=True,
             help="Make a guest port reachable on the host (on 127.0.0.1 if no IP is given).",
         ),
+        click.option(
+            "--autostart",
+            is_flag=True,
+            help="Start it whenever the host boots (on an installed host).",
+        ),
+        click.option(
+            "--disk-rate",
+            type=parse_rate,
+            default="0",
+            metavar="RATE",
+            help="Bytes a second each of its disks may move (on an installed host).",
+        ),
+        click.option(
+            "--net-rate",
+            type=parse_rate,
+            default="0",
+            metavar="RATE",
+            help="Bytes a second it may send, and receive (on an installed host).",
+        ),
+        click.option("--cold", is_flag=True, help="Boot it, even if there is a template of it."),
     )
     for option in reversed(options):
         function = option(function)

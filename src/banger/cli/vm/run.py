@@ -90,19 +90,19 @@ def run_vm(
 def _run(client: Client, doing: _Doing) -> int:
     operation = ask(lambda: client.create_vm(doing.request))
     # Costly to import, so that is done while the daemon works.
-    from banger.cli.session import Session, run_session
+    from banger.channel import terminal  # noqa: F401
+    from banger.channel.requests import Exec
+    from banger.cli.agent import channel_to, run_in_guest, wants_terminal
 
     progress = choose_progress(quiet=doing.quiet)
     operation = follow(client, operation, progress)
     vm_id = operation.target or ""
     status, removed = OWN_FAILURE, True
     try:
-        vm = client.vm(vm_id)
-        progress.close(f"{vm.name} ready in {took(operation)}")
-        session = Session(
-            name=vm.name, endpoint=client.ssh(vm_id), command=doing.command, env=doing.env
-        )
-        status = run_session(session)
+        channel = channel_to(client, vm_id)
+        progress.close(f"{operation.target_name} ready in {took(operation)}")
+        tty = wants_terminal(doing.command)
+        status = run_in_guest(channel, Exec(argv=doing.command, env=doing.env, tty=tty))
     finally:
         if doing.remove:
             removed = _remove(client, vm_id)

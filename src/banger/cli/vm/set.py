@@ -7,7 +7,7 @@ import msgspec
 
 from banger.api.models import PortForward, UpdateVM
 from banger.api.names import check_name
-from banger.api.sizes import parse_size
+from banger.api.sizes import parse_rate, parse_size
 from banger.cli.app import App, pass_app
 from banger.cli.changes import Change, change_all
 from banger.cli.params import complete_vms, option_json, option_quiet, parse_forward
@@ -25,6 +25,29 @@ from banger.cli.params import complete_vms, option_json, option_quiet, parse_for
     help="Grow the disk that is its /root to this size.",
 )
 @click.option("--nat/--no-nat", default=None, help="Whether it reaches the internet.")
+@click.option(
+    "--allow",
+    metavar="CIDR",
+    multiple=True,
+    help="Let it reach these networks, and no others (on an installed host).",
+)
+@click.option(
+    "--autostart/--no-autostart",
+    default=None,
+    help="Whether it is started when the host boots (on an installed host).",
+)
+@click.option(
+    "--disk-rate",
+    type=parse_rate,
+    metavar="RATE",
+    help="Bytes a second each of its disks may move (on an installed host); 0 for any.",
+)
+@click.option(
+    "--net-rate",
+    type=parse_rate,
+    metavar="RATE",
+    help="Bytes a second it may send, and receive (on an installed host); 0 for any.",
+)
 @click.option(
     "-p",
     "--publish",
@@ -44,6 +67,7 @@ def set_vm(
     vm: str,
     ports: tuple[PortForward, ...],
     no_ports: bool,
+    allow: tuple[str, ...],
     quiet: bool,
     **settings: object,
 ) -> int:
@@ -54,6 +78,7 @@ def set_vm(
       banger vm set dev --memory 4G --vcpu 4
       banger vm set dev --disk-size 40G
       banger vm set dev -p 8080:80 -p 8443:443
+      banger vm set dev --allow 192.0.2.0/24 --allow 198.51.100.7
     """
     if ports and no_ports:
         raise click.UsageError("-p and --no-ports exclude each other")
@@ -61,6 +86,9 @@ def set_vm(
     changes = {name: value for name, value in settings.items() if value is not None}
     if ports or no_ports:
         changes["ports"] = ports
+
+    if allow:
+        changes["allow"] = allow
 
     if not changes:
         raise click.UsageError("nothing to change was given")

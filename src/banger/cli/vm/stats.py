@@ -14,6 +14,7 @@ from banger.cli.render.errors import report
 from banger.cli.render.table import duration, table
 
 _HEAD = ("NAME", "STATE", "CPU", "CPU TIME", "MEM", "MEM (PSS)", "ROOT", "WORK", "UP")
+_ALIVE = (VMState.RUNNING, VMState.PAUSED)
 
 
 @click.command("stats")
@@ -21,7 +22,7 @@ _HEAD = ("NAME", "STATE", "CPU", "CPU TIME", "MEM", "MEM (PSS)", "ROOT", "WORK",
 @option_json
 @pass_app
 def stats(app: App, vms: tuple[str, ...]) -> int:
-    """Show what VMs use of the host; without names, all that run.
+    """Show what VMs use of the host; without names, all that run or are paused.
 
     CPU is the average since the VM was started; ROOT and WORK are what its disks take on the host.
 
@@ -31,7 +32,7 @@ def stats(app: App, vms: tuple[str, ...]) -> int:
       banger vm stats dev --json
     """
     client = app.connect()
-    refs = vms or [vm.id for vm in client.vms() if vm.state is VMState.RUNNING]
+    refs = vms or [vm.id for vm in client.vms() if vm.state in _ALIVE]
     found: dict[str, VMStats] = {}
     failures = 0
     for ref in refs:
