@@ -9,17 +9,31 @@ import platform
 import sys
 from collections.abc import Callable
 
+from bench.density import density
+from bench.execution import command_in_vm
 from bench.footprint import daemon_at_rest
+from bench.fork import fork_running
 from bench.images import image_build
+from bench.installed import installed_cold, installed_template, installed_warm
 from bench.latency import command_latency
+from bench.leaks import cycles
 from bench.measure import Report, load
 from bench.start import cold_start
+from bench.warm import warm_run
 
 BENCHMARKS: dict[str, Callable[[int], Report]] = {
     "latency": command_latency,
     "rest": daemon_at_rest,
     "start": cold_start,
+    "warm_run": warm_run,
+    "exec": command_in_vm,
+    "fork": fork_running,
+    "density": density,
+    "leaks": cycles,
     "build": image_build,
+    "installed_cold": installed_cold,
+    "installed_warm": installed_warm,
+    "installed_template": installed_template,
 }
 
 

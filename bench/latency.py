@@ -13,7 +13,7 @@ from tests.e2e.harness import PROGRAM, Banger, short_directory
 
 from banger.api.models import VMSpec, VMState
 from banger.daemon.store import Store
-from banger.daemon.store.rows import Handles, VMRow
+from banger.daemon.store.rows import DiskFile, Handles, Layers, VMRow
 from bench.measure import Bar, Measurement, Report, alternate, stopwatch
 
 ROWS = 1000
@@ -91,6 +91,10 @@ def _row(state: Path, run: Path, number: int) -> VMRow:
             address=f"10.213.{number // 200 + 1}.{number % 200 + 1}",
             mac="02:00:00:00:00:00",
             ssh_port=20000 + number,
+            disks=Layers(
+                root=DiskFile(path=str(state / "disks" / f"{vm_id}.qcow2"), format="qcow2"),
+                work=DiskFile(path=str(state / "disks" / f"{vm_id}.raw"), format="raw"),
+            ),
         ),
         created_at=time.time(),
         updated_at=time.time(),

@@ -14,7 +14,7 @@ START_LIMIT = 0.5
 
 
 def cold_start(runs: int) -> Report:
-    """`banger vm run --rm -- true` against `debvm-run` and ssh, both emulated."""
+    """`banger vm run --cold --rm -- true` against `debvm-run` and ssh, both emulated."""
     with ExitStack() as stack:
         home = stack.enter_context(short_directory())
         adopt_images(built_images(), home / "state")
@@ -26,13 +26,16 @@ def cold_start(runs: int) -> Report:
 
         def ours() -> float:
             with stopwatch() as elapsed:
-                banger.ok("vm", "run", "--rm", "--", "true")
+                banger.ok("vm", "run", "--cold", "--rm", "--", "true")
                 return elapsed()
 
         found = alternate(
             runs,
             "s",
-            {"banger vm run --rm -- true": ours, "debvm-run": lambda: start_to_ssh(image, key)},
+            {
+                "banger vm run --cold --rm -- true": ours,
+                "debvm-run": lambda: start_to_ssh(image, key),
+            },
         )
 
     mine, theirs = found.values()

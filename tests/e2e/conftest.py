@@ -24,8 +24,8 @@ def install(images: Path) -> Iterator[Installer]:
     """Make installations that are audited and removed when the test ends."""
     with ExitStack() as stack:
 
-        def make(env: Mapping[str, str] | None = None) -> Banger:
-            return stack.enter_context(installation(images, env))
+        def make(env: Mapping[str, str] | None = None, *, templates: bool = False) -> Banger:
+            return stack.enter_context(installation(images, env, templates=templates))
 
         yield make
 

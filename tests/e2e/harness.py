@@ -96,7 +96,7 @@ class Banger:
     def ok(self, *args: str, **options: Any) -> str:
         """As `run`, for a command that must succeed; returns its standard output, stripped."""
         outcome = self.run(*args, **options)
-        assert outcome.status == 0, outcome
+        assert outcome.status == 0, f"{outcome}\n{self.consoles()}"
         return outcome.text
 
     def json(self, *args: str) -> Any:
@@ -137,6 +137,11 @@ class Banger:
         eventually(lambda: not alive(pid), "the daemon is gone")
         return pid
 
+    def consoles(self) -> str:
+        """The ends of what guests have said on their consoles."""
+        logs = [*self.state_dir.glob("vms/*/console.log"), *self.state_dir.glob("failed/*.log")]
+        return "\n".join(f"{log}:\n{log.read_text(errors='replace')[-2000:]}" for log in logs)
+
     def processes(self) -> list[tuple[int, str]]:
         """Every living process whose command line speaks of this home."""
         return [entry for entry in _processes() if str(self.home) in entry[1]]
@@ -158,6 +163,7 @@ class Banger:
         """What VMs have left behind once all are deleted: processes, files, sockets, rows."""
         found = [f"process {pid}: {line}" for pid, line in self.processes() if "qemu" in line]
         found += [f"file {path}" for path in _below(self.run_dir / "vm")]
+        found += [f"file {path}" for path in _below(self.run_dir / "t")]
         found += [f"file {path}" for path in _below(self.state_dir / "vms")]
         if self.rows():
             found.append(f"{self.rows()} rows")
@@ -165,7 +171,7 @@ class Banger:
         return found
 
     def close(self) -> list[str]:
-        """Delete every VM, end the daemon, and return what is still there after that."""
+        """Delete every VM and template, end the daemon, and return what is still there."""
         env = {"BANGER_FAULT": ""}
         with contextlib.suppress(subprocess.TimeoutExpired):
             listed = self.run("vm", "list", "--json", env=env)
@@ -173,9 +179,14 @@ class Banger:
             if names:
                 self.run("vm", "delete", *names, env=env)
 
+            self.run("template", "prune", "--all", env=env)
+            self.run("gc", env=env)
             self.run("daemon", "stop", env=env)
 
         left = self.leftovers()
+        for kept in ("templates", "snapshots", "disks"):
+            left += [f"file {path}" for path in _below(self.state_dir / kept)]
+
         eventually(lambda: not self.processes(), "every process is gone", fatal=False)
         for pid, line in self.processes():
             left.append(f"process {pid}: {line}")
@@ -198,10 +209,18 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 @contextlib.contextmanager
-def installation(images: Path, env: Mapping[str, str] | None = None) -> Iterator[Banger]:
-    """A fresh home that already has `images`; whatever it leaves behind fails the test."""
+def installation(
+    images: Path, env: Mapping[str, str] | None = None, *, templates: bool = False
+) -> Iterator[Banger]:
+    """A fresh home that already has `images`; whatever it leaves behind fails the test.
+
+    Without `templates` every VM boots, and nothing goes on that the test has not asked for.
+    """
     with short_directory() as home:
         adopt_images(images, home / "state")
+        limits = "" if templates else '[limits]\ntemplates_size = "0"\nstandby = false\n'
+        (home / "config.toml").write_text(f"{_own_ports()}{limits}")
+
         banger = Banger(home, env)
         try:
             yield banger
@@ -209,6 +228,13 @@ def installation(images: Path, env: Mapping[str, str] | None = None) -> Iterator
             left = banger.close()
 
         assert not left, "left behind:\n" + "\n".join(left)
+
+
+def _own_ports() -> str:
+    """The configuration of ports that no other worker's installations use."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 22000 + 100 * worker
+    return f'[network]\nssh_ports = "{first}-{first + 99}"\n'
 
 
 @contextlib.contextmanager
@@ -235,15 +261,21 @@ def adopt_images(images: Path, state: Path) -> None:
 
 
 def eventually(
-    condition: Callable[[], object], what: str, timeout: float = 90, *, fatal: bool = True
+    condition: Callable[[], object], what: str, timeout: float = 180, *, fatal: bool = True
 ) -> bool:
-    """Wait until `condition` holds; fail with `what` when it does not within `timeout` seconds."""
+    """Wait until `condition` holds; fail with `what` when it does not within `timeout` seconds.
+
+    The longer it takes the less often it looks, for to look takes processor time from what it waits
+    for.
+    """
     deadline = time.monotonic() + timeout
+    pause = 0.05
     while time.monotonic() < deadline:
         if condition():
             return True
 
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(1.2 * pause, 1.0)
 
     assert not fatal, f"still not true after {timeout:.0f} s: {what}"
     return False
@@ -251,12 +283,17 @@ def eventually(
 
 def alive(pid: int) -> bool:
     """Whether `pid` is a process that is not a zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return False
+    return state_of(pid) not in ("", "Z", "X")
 
-    return stat[stat.rindex(b")") + 2 :].split()[0] not in (b"Z", b"X")
+
+def state_of(pid: int) -> str:
+    """The state of the process `pid` as proc_pid_stat(5) has it; empty when there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return ""
+
+    return stat[stat.rindex(")") + 2 :].split()[0]
 
 
 def free_port() -> int:

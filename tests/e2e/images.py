@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -16,9 +17,14 @@ def build_once() -> Path:
     `BANGER_TEST_CACHE` says where it is kept; another builder means another directory.
     """
     cache = _cache()
-    if cache.is_dir():
-        return cache
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with (cache.parent / "lock").open("w") as lock:
+        # Workers that run side by side need one image, not one each.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return cache if cache.is_dir() else _build(cache)
 
+
+def _build(cache: Path) -> Path:
     staging = cache.with_suffix(f".{os.getpid()}")
     with short_directory() as home:
         banger = Banger(home)
@@ -31,13 +37,7 @@ def build_once() -> Path:
         for kind in ("images", "kernels"):
             shutil.move(banger.state_dir / kind, staging / kind)
 
-    try:
-        staging.rename(cache)
-    except OSError:
-        # Another run was faster; its image is as good.
-        shutil.rmtree(staging)
-
-    return cache
+    return staging.rename(cache)
 
 
 def _cache() -> Path:

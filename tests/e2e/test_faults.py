@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.e2e.conftest import Installer
-from tests.e2e.harness import Banger, eventually, installation
+from tests.e2e.harness import Banger, eventually, installation, state_of
 
+from banger.daemon.paths.embedded import RUN_STEPS
 from banger.daemon.vms.create import CREATE_STEPS
-from banger.daemon.vms.start import START_STEPS
+from banger.daemon.vms.lifecycle import start_steps
 
 CREATE = [f"create:{step.name}" for step in CREATE_STEPS]
-START = [f"start:{step.name}" for step in START_STEPS]
-STOP = [f"stop:{step.name}" for step in START_STEPS]
-DELETE = [f"delete:{step.name}" for step in (*START_STEPS, *CREATE_STEPS)]
+START = [f"start:{step.name}" for step in start_steps(RUN_STEPS)]
+STOP = [f"stop:{step.name}" for step in RUN_STEPS]
+DELETE = [f"delete:{step.name}" for steps in (RUN_STEPS, CREATE_STEPS) for step in steps]
 ENDINGS = ["raise", "kill"]
 
 
@@ -48,6 +53,7 @@ def test_a_creation_that_fails_leaves_nothing(install: Installer, place: str) ->
     banger.ok("vm", "create", "--no-start", "--name", "doomed")
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("place", places(START))
 def test_a_start_that_fails_leaves_a_stopped_vm_that_starts(install: Installer, place: str) -> None:
     banger = install()
@@ -71,6 +77,7 @@ def survivor(images: Path) -> Iterator[Banger]:
         yield banger
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("place", places(STOP))
 def test_a_stop_that_fails_is_finished_later_and_loses_nothing(
     survivor: Banger, place: str
@@ -121,3 +128,26 @@ def _settles(banger: Banger, name: str) -> None:
     assert banger.vmms() == []
     run_files = [path for path in (banger.run_dir / "vm").rglob("*") if not path.is_dir()]
     assert run_files == []
+
+
+def test_a_stranger_that_takes_the_ssh_port_at_the_last_moment_gets_it(install: Installer) -> None:
+    """Another user's daemon chooses from the same ports."""
+    banger = install()
+    banger.ok("vm", "create", "--no-start", "--name", "dev")
+    chosen = banger.vm("dev")["ssh_port"]
+    faulty(banger, "start:launch:stop")
+    daemon = banger.daemon_pid()
+    with (
+        banger.start("vm", "start", "dev", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asked,
+        socket.socket() as stranger,
+    ):
+        eventually(lambda: state_of(daemon) == "T", "the daemon stands still")
+        stranger.bind(("127.0.0.1", chosen))
+        stranger.listen()
+        os.kill(daemon, signal.SIGCONT)
+        _, complaint = asked.communicate(timeout=240)
+
+    assert asked.returncode == 0, complaint
+    assert banger.vm("dev")["ssh_port"] != chosen
+    assert banger.ok("vm", "ssh", "dev", "--", "hostname") == "dev"
+    healthy(banger)

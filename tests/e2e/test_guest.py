@@ -75,6 +75,11 @@ def test_the_guest_has_the_memory_and_cpus_banger_says(shared: Banger) -> None:
     assert 0.85 * spec["memory"] < kib * 1024 <= spec["memory"]
 
 
+def test_the_kernel_has_a_source_of_entropy_on_the_host(shared: Banger) -> None:
+    source = shared.ok("vm", "exec", "box", "--", "cat", "/sys/class/misc/hw_random/rng_current")
+    assert source == "virtio_rng.0"
+
+
 def test_the_kernels_modules_are_there(shared: Banger) -> None:
     shared.sh("box", "modprobe dummy && modprobe -r dummy && modprobe overlay && modprobe loop")
 

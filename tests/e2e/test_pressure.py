@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from tests.e2e.harness import Banger, short_directory
+from tests.e2e.harness import Banger, eventually, short_directory, state_of
 
 PARALLEL = 64
 
@@ -102,3 +103,95 @@ def test_a_disk_that_fills_while_a_vm_runs_corrupts_nothing(small: Banger) -> No
     small.ok("vm", "delete", "full")
     (small.state_dir / "ballast").unlink()
     assert small.json("vm", "list") == []
+
+
+@contextmanager
+def cramped_installation(images: Path, templates: str) -> Iterator[Banger]:
+    """So small a file system that there is soon no room."""
+    with short_directory() as home, ExitStack() as mounts:
+        state = home / "state"
+        _mount(mounts, state, "-t", "tmpfs", "-o", "size=768m,mode=0700", "tmpfs")
+        for kind in ("images", "kernels"):
+            _mount(mounts, state / kind, "--bind", str(images / kind))
+
+        limits = f'[limits]\ntemplates_size = "{templates}"\nstandby = false\n'
+        (home / "config.toml").write_text(limits)
+        banger = Banger(home)
+        yield banger
+        assert banger.close() == []
+
+
+@pytest.fixture(scope="module")
+def cramped(images: Path) -> Iterator[Banger]:
+    """One VM that runs."""
+    with cramped_installation(images, "0") as banger:
+        banger.ok("vm", "create", "--name", "dev", "--memory", "256M")
+        banger.ok("vm", "exec", "dev", "--", "sh", "-c", "echo precious > /root/file; sync")
+        yield banger
+
+
+@pytest.fixture(scope="module")
+def bare(images: Path) -> Iterator[Banger]:
+    """Nothing yet."""
+    with cramped_installation(images, "1G") as banger:
+        yield banger
+
+
+def _fails_for_want_of_room(banger: Banger, place: str, command: tuple[str, ...]) -> None:
+    """Run `command`; the disk is full from `place` on, and has room again afterwards."""
+    banger.run("daemon", "stop")
+    banger.env["BANGER_FAULT"] = f"{place}:stop"
+    daemon = banger.daemon_pid()
+    with banger.start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asked:
+        eventually(lambda: state_of(daemon) == "T", "the daemon stands still")
+        ballast = _fill(banger.state_dir)
+        os.kill(daemon, signal.SIGCONT)
+        _, complaint = asked.communicate(timeout=240)
+
+    ballast.unlink()
+    banger.ok("daemon", "stop")
+    del banger.env["BANGER_FAULT"]
+    assert asked.returncode != 0
+    assert b"no space left" in complaint or b"disk space" in complaint, complaint
+    assert b"Traceback" not in complaint
+
+
+@pytest.mark.parametrize("step", ["save", "convert", "disks"])
+def test_a_disk_that_fills_while_a_template_is_made_costs_that_template_alone(
+    bare: Banger, step: str
+) -> None:
+    _fails_for_want_of_room(bare, f"template:{step}", ("template", "make", "--memory", "256M"))
+
+    assert bare.json("template", "list") == []
+    eventually(lambda: not bare.vmms(), "its VMM is gone")
+    bare.ok("gc")
+    assert list((bare.state_dir / "templates").glob("*")) == []
+    assert list((bare.state_dir / "disks").glob("*")) == []
+    assert not list(bare.state_dir.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [
+        ("snapshot:disks", ("vm", "snapshot", "create", "dev", "doomed")),
+        ("snapshot:save", ("vm", "snapshot", "create", "dev", "doomed")),
+        ("snapshot:keep memory", ("vm", "snapshot", "create", "dev", "doomed")),
+        ("fork:save", ("vm", "fork", "dev", "--count", "2")),
+        ("fork:keep memory", ("vm", "fork", "dev", "--count", "2")),
+        ("start:initrd", ("vm", "fork", "dev", "--count", "2")),
+        ("suspend:save", ("vm", "suspend", "dev")),
+        ("suspend:keep memory", ("vm", "suspend", "dev")),
+    ],
+)
+def test_a_disk_that_fills_while_a_moment_is_kept_costs_that_moment_alone(
+    cramped: Banger, place: str, command: tuple[str, ...]
+) -> None:
+    _fails_for_want_of_room(cramped, place, command)
+
+    eventually(lambda: cramped.vm("dev")["state"] == "running", "the VM runs on")
+    assert cramped.ok("vm", "exec", "dev", "--", "cat", "/root/file") == "precious"
+    assert [vm["name"] for vm in cramped.json("vm", "list")] == ["dev"]
+    assert cramped.json("vm", "snapshot", "list") == []
+    cramped.ok("gc")
+    assert list((cramped.state_dir / "snapshots").glob("*")) == []
+    assert not list(cramped.state_dir.rglob("*.part"))

@@ -1,0 +1,1 @@
+"""What benchmarks run inside the smoke host, as root, with the installed banger's own modules."""
