@@ -17,8 +17,20 @@ from banger.api.errors import ErrorCode
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "src/banger").rglob("*.py"))
-PYTHON = [path for folder in ("src", "tests", "bench") for path in (ROOT / folder).rglob("*.py")]
-SCRIPTS = ["scripts/quickstart", "scripts/test", "scripts/lib.sh", ".ci/run", "bench/run"]
+PYTHON = [
+    path for folder in ("src", "tests", "bench", "smoke") for path in (ROOT / folder).rglob("*.py")
+]
+SCRIPTS = [
+    "scripts/quickstart",
+    "scripts/test",
+    "scripts/fetch-firecracker",
+    "scripts/lib.sh",
+    ".ci/run",
+    "bench/run",
+    "smoke/run",
+    "smoke/host.sh",
+    "smoke/inside/census.sh",
+]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SPEC.md", "COMPATIBILITY.md"]
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 100
