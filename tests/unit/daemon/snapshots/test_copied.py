@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.unit.daemon.snapshots.disks import memory, read, set_memory, write
+from tests.unit.daemon.vms.asking import back, do, keep
 from tests.unit.daemon.vms.installed import Root
 from tests.unit.daemon.vms.world import (
     Daemon,
@@ -24,11 +25,9 @@ from tests.unit.daemon.vms.world import (
 
 from banger.api.errors import ErrorCode
 from banger.api.models import (
-    CreateSnapshot,
     CreateVM,
     ForkVM,
     MakeTemplate,
-    RestoreSnapshot,
     VMState,
 )
 from banger.api.sizes import GIB
@@ -64,22 +63,6 @@ async def host(life: Callable[..., Any]) -> AsyncIterator[Daemon]:
     async with life() as one:
         assert failed_with(await one.create("dev")) is None
         yield one
-
-
-async def keep(life: Daemon, name: str) -> ErrorCode | str | None:
-    return failed_with(
-        await life.done(await life.snapshots.create("dev", CreateSnapshot(name=name)))
-    )
-
-
-async def back(life: Daemon, name: str) -> ErrorCode | str | None:
-    return failed_with(
-        await life.done(await life.snapshots.restore("dev", name, RestoreSnapshot()))
-    )
-
-
-async def do(life: Daemon, verb: str, name: str = "dev") -> ErrorCode | str | None:
-    return failed_with(await life.done(await getattr(life.vms, verb)(name)))
 
 
 def files(life: Daemon) -> set[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.unit.daemon.snapshots.disks import memory, read, set_memory, write
+from tests.unit.daemon.vms.asking import do
 from tests.unit.daemon.vms.world import (
     Daemon,
     Processes,
@@ -54,10 +55,6 @@ async def fork(life: Daemon, vm: str = "dev", **request: object) -> Operation:
 
 async def names(life: Daemon) -> list[str]:
     return [vm.name for vm in await life.vms.list()]
-
-
-async def do(life: Daemon, verb: str, vm: str) -> ErrorCode | str | None:
-    return failed_with(await life.done(await getattr(life.vms, verb)(vm)))
 
 
 async def test_children_go_on_from_one_moment_and_the_parent_too(host: Daemon) -> None:

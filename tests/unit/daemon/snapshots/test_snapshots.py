@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.unit.daemon.snapshots.disks import memory, read, set_memory, write
+from tests.unit.daemon.vms.asking import back, do, keep, state
 from tests.unit.daemon.vms.world import (
     Daemon,
     Processes,
@@ -42,25 +43,8 @@ async def host(tmp_path: Path, processes: Processes) -> AsyncIterator[Daemon]:
         yield life
 
 
-async def keep(life: Daemon, name: str, vm: str = "dev") -> ErrorCode | str | None:
-    return failed_with(await life.done(await life.snapshots.create(vm, CreateSnapshot(name=name))))
-
-
-async def back(life: Daemon, name: str, *, memory: bool = True) -> ErrorCode | str | None:
-    request = RestoreSnapshot(memory=memory)
-    return failed_with(await life.done(await life.snapshots.restore("dev", name, request)))
-
-
 async def drop(life: Daemon, name: str) -> ErrorCode | str | None:
     return failed_with(await life.done(await life.snapshots.delete("dev", name)))
-
-
-async def do(life: Daemon, verb: str, vm: str = "dev") -> ErrorCode | str | None:
-    return failed_with(await life.done(await getattr(life.vms, verb)(vm)))
-
-
-async def state(life: Daemon, vm: str = "dev") -> VMState:
-    return (await life.vms.show(vm)).state
 
 
 def layers(root: Path) -> list[str]:

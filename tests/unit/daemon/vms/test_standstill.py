@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.unit.daemon.snapshots.disks import memory, read, set_memory, write
+from tests.unit.daemon.vms.asking import do, state
 from tests.unit.daemon.vms.world import Daemon, Processes, daemon, failed_with, killed_at, leftovers
 
 from banger.api.errors import CallerError, ErrorCode
@@ -28,14 +29,6 @@ async def host(tmp_path: Path, processes: Processes) -> AsyncIterator[Daemon]:
     async with daemon(tmp_path, processes) as life:
         assert failed_with(await life.create("dev")) is None
         yield life
-
-
-async def do(life: Daemon, verb: str, name: str = "dev") -> ErrorCode | str | None:
-    return failed_with(await life.done(await getattr(life.vms, verb)(name)))
-
-
-async def state(life: Daemon, name: str = "dev") -> VMState:
-    return (await life.vms.show(name)).state
 
 
 async def test_a_paused_vm_keeps_its_vmm_and_goes_on_with_its_clock_set(host: Daemon) -> None:
