@@ -23,11 +23,6 @@ BETWEEN = Room(total=100 * GIB, free=1100 * MIB)
 
 
 @pytest.fixture
-def processes() -> Processes:
-    return Processes()
-
-
-@pytest.fixture
 async def host(tmp_path: Path, processes: Processes) -> AsyncIterator[Daemon]:
     async with daemon(tmp_path, processes) as life:
         assert failed_with(await life.create("dev")) is None

@@ -27,11 +27,6 @@ from banger.daemon.vms.pausing import freeze
 
 
 @pytest.fixture
-def processes() -> Processes:
-    return Processes()
-
-
-@pytest.fixture
 async def host(tmp_path: Path, processes: Processes) -> AsyncIterator[Daemon]:
     async with daemon(tmp_path, processes, templates_size=GIB, standby=True) as life:
         yield life

@@ -15,7 +15,6 @@ from tests.unit.daemon.vms.asking import back, do, keep
 from tests.unit.daemon.vms.installed import Root
 from tests.unit.daemon.vms.world import (
     Daemon,
-    Processes,
     daemon,
     failed_with,
     killed_at,
@@ -46,11 +45,6 @@ RUN = [step.name for step in (RunDirectory, Tap, Known, RootDevice, Initrd, Hear
 GO_ON = [NextDisks.name, *RUN, Identity.name]
 LIVE = [step.name for step in (*LASTING_STEPS, *MEMORY_STEPS, *KEEP_STEPS)]
 STILL = [step.name for step in (*STILL_STEPS, *KEEP_STEPS)]
-
-
-@pytest.fixture
-def root() -> Root:
-    return Root(Processes())
 
 
 @pytest.fixture

@@ -38,11 +38,6 @@ from banger.daemon.vms.steps import Hook
 
 
 @pytest.fixture
-def processes() -> Processes:
-    return Processes()
-
-
-@pytest.fixture
 async def host(tmp_path: Path, processes: Processes) -> AsyncIterator[Daemon]:
     async with daemon(tmp_path, processes) as life:
         assert failed_with(await life.create("dev")) is None

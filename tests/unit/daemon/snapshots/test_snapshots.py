@@ -32,11 +32,6 @@ from banger.storage.layers import MAX_DEPTH, chain
 
 
 @pytest.fixture
-def processes() -> Processes:
-    return Processes()
-
-
-@pytest.fixture
 async def host(tmp_path: Path, processes: Processes) -> AsyncIterator[Daemon]:
     async with daemon(tmp_path, processes) as life:
         assert failed_with(await life.create("dev")) is None

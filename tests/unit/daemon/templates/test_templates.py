@@ -28,11 +28,6 @@ Hook = Callable[[str, str], Awaitable[None]]
 
 
 @pytest.fixture
-def processes() -> Processes:
-    return Processes()
-
-
-@pytest.fixture
 async def host(tmp_path: Path, processes: Processes) -> AsyncIterator[Daemon]:
     async with daemon(tmp_path, processes, templates_size=GIB) as life:
         yield life

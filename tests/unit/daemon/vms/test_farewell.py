@@ -9,17 +9,12 @@ from typing import Any
 
 import pytest
 from tests.unit.daemon.vms.installed import Root
-from tests.unit.daemon.vms.world import Daemon, Processes, daemon, failed_with, leftovers
+from tests.unit.daemon.vms.world import Daemon, daemon, failed_with, leftovers
 
 from banger.api.errors import ErrorCode, TransientError
 from banger.api.models import CreateVM, OperationState, VMState
 from banger.channel.requests import PowerOff, Request
 from banger.daemon.vms.farewell import HOST_ENDED
-
-
-@pytest.fixture
-def root() -> Root:
-    return Root(Processes())
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from tests.unit.daemon.vms.installed import Root
 from tests.unit.daemon.vms.world import (
     Daemon,
     FakeHypervisor,
-    Processes,
     daemon,
     failed_with,
     killed_at,
@@ -43,11 +42,6 @@ PLACES = [
     *(("stop", name) for name in RUN),
     *(("delete", name) for name in (*RUN, *CREATE)),
 ]
-
-
-@pytest.fixture
-def root() -> Root:
-    return Root(Processes())
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from tests.unit.daemon.vms.installed import Root
-from tests.unit.daemon.vms.world import Daemon, Processes, daemon, failed_with
+from tests.unit.daemon.vms.world import Daemon, daemon, failed_with
 
 from banger.api.errors import ErrorCode
 from banger.api.models import CreateVM, PortForward, UpdateVM, VMState
@@ -25,11 +25,6 @@ from banger.network.ports import port_free
 from banger.privileged import ops
 
 LOOPBACK = "127.0.0.1"
-
-
-@pytest.fixture
-def root() -> Root:
-    return Root(Processes())
 
 
 @pytest.fixture

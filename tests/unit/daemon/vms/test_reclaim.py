@@ -14,11 +14,6 @@ from banger.daemon.vms.reclaim import KEPT
 
 
 @pytest.fixture
-def processes() -> Processes:
-    return Processes()
-
-
-@pytest.fixture
 async def host(tmp_path: Path, processes: Processes) -> AsyncIterator[Daemon]:
     async with daemon(tmp_path, processes) as life:
         assert failed_with(await life.create("dev")) is None

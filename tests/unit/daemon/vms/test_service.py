@@ -26,11 +26,6 @@ from banger.hypervisor.base import ExitReason
 
 
 @pytest.fixture
-def processes() -> Processes:
-    return Processes()
-
-
-@pytest.fixture
 async def host(tmp_path: Path, processes: Processes) -> AsyncIterator[Daemon]:
     async with daemon(tmp_path, processes) as life:
         yield life

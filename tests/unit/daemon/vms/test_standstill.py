@@ -20,11 +20,6 @@ from banger.daemon.vms.suspend import SUSPEND_STEPS
 
 
 @pytest.fixture
-def processes() -> Processes:
-    return Processes()
-
-
-@pytest.fixture
 async def host(tmp_path: Path, processes: Processes) -> AsyncIterator[Daemon]:
     async with daemon(tmp_path, processes) as life:
         assert failed_with(await life.create("dev")) is None
